@@ -1,0 +1,70 @@
+"""The shared scalar formulas as device functions, and small helpers that all kernels use.
+
+``inline="always"`` puts a function's body into the kernel before types are inferred.  Nothing here
+touches threads, blocks or barriers.
+"""
+
+import numpy as np
+
+from .. import formulas
+from .toolkit import cuda
+
+inline = cuda.jit(device=True, inline="always")
+
+activate = inline(formulas.activate)
+slope_from_value = inline(formulas.slope_from_value)
+slope = inline(formulas.slope)
+clip_relu = inline(formulas.clip_relu)
+clip_relu_slope = inline(formulas.clip_relu_slope)
+philox4x32 = inline(formulas.philox4x32)
+
+
+@inline
+def quotient(a, b):
+    """``a // b`` of numbers from 0 to 2**31 - 1: unsigned 32-bit division, the shortest there is."""
+    return np.int32(np.uint32(a) // np.uint32(b))
+
+
+@inline
+def pixel_place(pixel, height, width):
+    """Picture, row and column of pixel number `pixel`, pictures having `height` rows of `width` pixels."""
+    line = quotient(pixel, width)
+    picture = quotient(line, height)
+    return picture, line - picture * height, pixel - line * width
+
+
+@inline
+def pixel_gradient(dy, y, place, activation, alpha):
+    """``dz = dy * activation'(z)`` at one place, from the value y; a linear layer's y is not even read."""
+    gradient = dy[place]
+    if activation != 0:
+        gradient = gradient * slope_from_value(activation, alpha, y[place])
+    return gradient
+
+
+@inline
+def sum_of_row(partial, row):
+    """The sum of one row of a shared array, always in the same order.
+
+    Every thread that needs the sum adds it up for itself: the reads are broadcasts, and no barrier is
+    needed among the additions.
+    """
+    total = partial[row, 0]
+    for lane in range(1, partial.shape[1]):
+        total += partial[row, lane]
+    return total
+
+
+@inline
+def largest_of_row(partial, row):
+    """The largest number of one row of a shared array; NaN if there is one."""
+    best = partial[row, 0]
+    for lane in range(1, partial.shape[1]):
+        best = larger(best, partial[row, lane])
+    return best
+
+
+@inline
+def larger(a, b):
+    """The larger of two numbers; NaN if either is."""
+    return b if b > a or b != b else a

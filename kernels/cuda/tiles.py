@@ -1,0 +1,80 @@
+"""How work is cut into blocks of threads: every tile size of the package, chosen in one place.
+
+A GPU wants blocks of hundreds of threads.  The simulator runs each CUDA thread as a thread of
+Python, and gets blocks of 16 and grids of few blocks, whose edges small test shapes already cross.
+The order of every sum follows from these numbers and the shapes, so that results are repeatable.
+"""
+
+from typing import NamedTuple
+
+from .toolkit import SIMULATED
+
+
+class ProductTile(NamedTuple):
+    """One block's part of a matrix product, and each thread's part of it.
+
+    A block computes `rows` x `columns` sums, taking `depth` terms of each from shared memory at
+    a time; each thread keeps `thread_rows` x `thread_columns` of the sums in registers.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    thread_rows: int
+    thread_columns: int
+
+    @property
+    def threads(self):
+        """Threads of a block."""
+        return (self.rows // self.thread_rows) * (self.columns // self.thread_columns)
+
+
+if SIMULATED:
+    _WIDE, _NARROW = ProductTile(8, 8, 4, 2, 2), ProductTile(16, 4, 4, 2, 2)
+    ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 8, 3
+    ROW_LANES, ROWS_OF_BLOCK, MOST_ROW_BLOCKS = 4, 2, 4
+    COLUMNS_OF_BLOCK, COLUMN_LANES = 4, 4
+    SUM_THREADS, SUM_BLOCKS = 8, 3
+    SPLIT_BLOCKS, SPLIT_DEPTH = 4, 16
+else:
+    _WIDE, _NARROW = ProductTile(64, 64, 16, 4, 4), ProductTile(128, 16, 16, 4, 2)
+    # Elementwise kernels: one thread an element until the grid is full, then in strides of the grid.
+    ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 256, 16384
+    # Row by row kernels: a warp for each row, some rows to a block.
+    ROW_LANES, ROWS_OF_BLOCK, MOST_ROW_BLOCKS = 32, 4, 16384
+    # Column sums: neighbouring threads on neighbouring columns, several rows at once.
+    COLUMNS_OF_BLOCK, COLUMN_LANES = 32, 16
+    # Sums over everything: a fixed number of blocks, then one block over their sums.
+    SUM_THREADS, SUM_BLOCKS = 256, 256
+    # Filter gradients: pixels are split until the grid has about this many blocks, but not below this many pixels.
+    SPLIT_BLOCKS, SPLIT_DEPTH = 512, 256
+
+
+def product_tile(columns):
+    """The tile for a product with so many columns: a narrow one where a wide one would stay mostly empty."""
+    return _NARROW if columns <= _NARROW.columns else _WIDE
+
+
+def product_blocks(tile, rows, columns):
+    """Blocks that cover a product, as ``(row blocks, column blocks)``."""
+    return blocks_for(rows, tile.rows), blocks_for(columns, tile.columns)
+
+
+def element_grid(count):
+    """Grid and block for a kernel over `count` elements in strides of the grid."""
+    return (min(blocks_for(count, ELEMENT_THREADS), MOST_ELEMENT_BLOCKS),), (ELEMENT_THREADS,)
+
+
+def row_grid(rows):
+    """Grid and block ``(lanes, rows of a block)`` for a kernel over the rows of a matrix."""
+    return (min(blocks_for(rows, ROWS_OF_BLOCK), MOST_ROW_BLOCKS),), (ROW_LANES, ROWS_OF_BLOCK)
+
+
+def column_grid(columns):
+    """Grid and block ``(columns of a block, lanes)`` for a kernel that sums the columns of a matrix."""
+    return (blocks_for(columns, COLUMNS_OF_BLOCK),), (COLUMNS_OF_BLOCK, COLUMN_LANES)
+
+
+def blocks_for(count, size):
+    """How many blocks of `size` hold `count`."""
+    return -(-int(count) // size)

@@ -1,0 +1,161 @@
+"""The one door to CUDA: everything else in this package takes `cuda` from here.
+
+Numba's CUDA target may be absent, broken, or present without a driver, and importing it
+can then raise nearly anything.  Here that is turned into a sentence that says what is missing.
+All kernels are started by `launch`, and all scratch memory comes from `workspace`, so that a test can
+stand in for both and compile the kernels where no GPU is.
+"""
+
+import functools
+import importlib.metadata
+import importlib.util
+import warnings
+
+import numpy as np
+from numba import config
+from numba.core.errors import NumbaPerformanceWarning
+
+try:
+    from numba import cuda
+
+    _import_error = ""
+except Exception as error:  # not only ImportError: drivers and bindings of other versions fail in their own ways
+    cuda = None
+    _import_error = f"{type(error).__name__}: {error}"
+
+# NUMBA_ENABLE_CUDASIM=1: kernels run as Python, one Python thread for each CUDA thread.
+SIMULATED = bool(config.ENABLE_CUDASIM)
+
+SMALLEST_CAPABILITY = (7, 5)
+INSTALL = "pip install 'gpuconv[cuda13]' (or 'gpuconv[cuda12]' for a driver of CUDA 12)"
+
+
+def launch(kernel, blocks, threads, *arguments):
+    """Start `kernel` on a grid of `blocks` blocks of `threads` threads.
+
+    Called as ``toolkit.launch(...)``, so that a test can replace it.
+
+    Parameters
+    ----------
+    kernel : CUDA kernel
+    blocks, threads : tuple of int
+        Extents of the grid and of a block.  An empty grid starts nothing: there is nothing to do.
+    *arguments
+        Device arrays, NumPy scalars (whose type the kernel sees) and 32-bit geometries.
+    """
+    if 0 in blocks:
+        return
+    configured = kernel[blocks, threads] if SIMULATED else _configured(kernel, blocks, threads)
+    configured(*arguments)
+
+
+@functools.lru_cache(maxsize=4096)
+def _configured(kernel, blocks, threads):
+    with warnings.catch_warnings():
+        # Numba warns of every grid under 128 blocks; small problems have small grids.
+        warnings.simplefilter("ignore", NumbaPerformanceWarning)
+        return kernel[blocks, threads]
+
+
+_workspaces = {}
+
+
+def workspace(count, dtype):
+    """Scratch memory of at least `count` elements, kept and handed out again by the next call.
+
+    Launches follow each other on one stream, so that one buffer for each type is enough.
+    Called as ``toolkit.workspace(...)``, so that a test can replace it.
+    """
+    dtype = np.dtype(dtype)
+    buffer = _workspaces.get(dtype)
+    if buffer is None or buffer.size < count:
+        buffer = _workspaces[dtype] = cuda.device_array(count, dtype)
+    return buffer
+
+
+def flat(array):
+    """The contiguous array as one axis, without a copy."""
+    return array if array.ndim == 1 else array.reshape(array.size)
+
+
+def probe():
+    """Whether a CUDA device answers and is supported, and if not, what is missing.
+
+    Returns
+    -------
+    answers : bool
+    reason : str
+        What was found, or what is missing and the command that installs it.  Never raises.
+    """
+    if SIMULATED and cuda is not None:
+        return True, "Numba's CUDA simulator"
+    if importlib.util.find_spec("numba_cuda") is None:
+        return False, f"the package numba-cuda is not installed: {INSTALL}"
+    if cuda is None:
+        return False, f"the package numba-cuda cannot be imported ({_import_error}): {INSTALL}"
+    try:
+        problem = cuda.cuda_error()
+        if problem:
+            return False, f"no NVIDIA driver answers ({_one_line(problem)}): install NVIDIA's driver, then {INSTALL}"
+        if len(cuda.gpus) == 0:
+            return False, "the driver finds no CUDA device (see nvidia-smi and CUDA_VISIBLE_DEVICES)"
+        device = cuda.get_current_device()
+        capability, name = tuple(device.compute_capability), _text(device.name)
+        if capability < SMALLEST_CAPABILITY:
+            return False, (
+                f"{name} has compute capability {_dotted(capability)}, "
+                f"and {_dotted(SMALLEST_CAPABILITY)} or more is needed"
+            )
+        if not cuda.is_available():
+            return False, f"{name} answers, but NVIDIA's compiler library NVVM is missing: {INSTALL}"
+        message = np.arange(4, dtype=np.float32)
+        if not np.array_equal(cuda.to_device(message).copy_to_host(), message):
+            return False, f"{name} does not give back what is copied to it"
+    except Exception as error:  # a driver, a device or bindings that fail in their own way: say so
+        return False, f"no CUDA device answers ({type(error).__name__}: {_one_line(error)}): {INSTALL}"
+    return True, f"{name}, compute capability {_dotted(capability)}"
+
+
+def describe():
+    """What is known about CUDA here.
+
+    Returns
+    -------
+    list of (str, str)
+        Names and values, for showing.  Never raises.
+    """
+    if SIMULATED:
+        return [("CUDA", "simulator (NUMBA_ENABLE_CUDASIM=1)")]
+    rows = [("numba-cuda", _version("numba-cuda"))]
+    answers, reason = probe()
+    if not answers:
+        return [*rows, ("CUDA", f"not available: {reason}")]
+    try:
+        from numba.cuda.cudadrv import driver
+
+        rows.append(("CUDA driver", _dotted(driver.get_version())))
+        device = cuda.get_current_device()
+        rows.append(("GPU", _text(device.name)))
+        rows.append(("compute capability", _dotted(device.compute_capability)))
+    except Exception as error:  # showing what is there must not fail
+        rows.append(("CUDA", f"{type(error).__name__}: {_one_line(error)}"))
+    return rows
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _dotted(numbers):
+    return ".".join(str(number) for number in numbers)
+
+
+def _text(name):
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _one_line(problem):
+    return " ".join(str(problem).split())
