@@ -1,0 +1,48 @@
+"""gpuconv: convolutional neural networks in readable Numba kernels, on CPU and CUDA.
+
+Keras's names for models, layers, losses and the rest; the arithmetic stands in
+`gpuconv.kernels`, written to be read.  Importing compiles nothing: kernels are compiled
+when first used, and kept on disk.
+"""
+
+__version__ = "0.1.0"
+
+from . import (
+    activations,
+    callbacks,
+    datasets,
+    device,
+    functional,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    regularizers,
+    utils,
+)
+from .device import DeviceError, show_config, use_device
+from .layers import Input
+from .models import Sequential
+
+__all__ = [
+    "DeviceError",
+    "Input",
+    "Sequential",
+    "activations",
+    "callbacks",
+    "datasets",
+    "device",
+    "functional",
+    "initializers",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "regularizers",
+    "show_config",
+    "use_device",
+    "utils",
+]

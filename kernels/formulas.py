@@ -88,19 +88,19 @@ def slope(activation, alpha, z):
 
 
 def clip_relu(negative_slope, max_value, threshold, z):
-    """Keras's general ReLU: capped at `max_value`, linear from `threshold` on, leaky below."""
+    """Keras's general ReLU: capped at `max_value`, linear above `threshold`, leaky up to it."""
     if z >= type(z)(max_value):
         return type(z)(max_value)
-    if z < type(z)(threshold):
+    if z <= type(z)(threshold):
         return type(z)(negative_slope) * (z - type(z)(threshold))
     return z
 
 
 def clip_relu_slope(negative_slope, max_value, threshold, z):
-    """The derivative of `clip_relu`; 0 on the cap, `negative_slope` up to the threshold."""
-    if z >= type(z)(max_value):
+    """The derivative of `clip_relu`; at the kinks Keras's choice: 1 at the cap, 0 at the threshold."""
+    if z > type(z)(max_value) or z == type(z)(threshold):
         return type(z)(0)
-    if z <= type(z)(threshold):
+    if z < type(z)(threshold):
         return type(z)(negative_slope)
     return type(z)(1)
 

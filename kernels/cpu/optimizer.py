@@ -18,13 +18,14 @@ def regularize(parameters, ends, l1, l2, gradients, penalty):
     gradient l1 sign(p) + 2 l2 p.
     """
     real = parameters.dtype.type
-    total = real(0)
+    # Two sums over everything, so double precision costs nothing and saves the penalty's digits.
+    total = 0.0
     first = 0
     for region in range(ends.size):
         last = ends[region]
         if l1[region] != 0 or l2[region] != 0:
-            absolute = real(0)
-            square = real(0)
+            absolute = 0.0
+            square = 0.0
             for i in range(first, last):
                 p = parameters[i]
                 absolute += abs(p)
@@ -77,7 +78,10 @@ def adam(gradients, learning_rate, beta_1, beta_2, epsilon, step, weight_decay, 
 def rmsprop(
     gradients, learning_rate, rho, momentum, epsilon, centered, weight_decay, parameters, mean, mean_square, velocity
 ):
-    """p -= rate g / sqrt(s + epsilon) with s = rho s + (1 - rho) g^2 (Hinton, 2012); centered subtracts the mean's square."""
+    """p -= rate g / sqrt(s + epsilon) with s = rho s + (1 - rho) g^2 (Hinton, 2012).
+
+    `centered` takes the square of the gradient's own moving mean from s.
+    """
     real = parameters.dtype.type
     rate = real(learning_rate)
     old = real(rho)

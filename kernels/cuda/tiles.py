@@ -7,6 +7,7 @@ The order of every sum follows from these numbers and the shapes, so that result
 
 from typing import NamedTuple
 
+from ..geometry import LARGEST_INT32
 from .toolkit import SIMULATED
 
 
@@ -61,7 +62,17 @@ def product_blocks(tile, rows, columns):
 
 
 def element_grid(count):
-    """Grid and block for a kernel over `count` elements in strides of the grid."""
+    """Grid and block for a kernel over `count` elements in strides of the grid.
+
+    Raises
+    ------
+    OverflowError
+        If there are more than 2**31 - 1 elements.
+    """
+    if count > LARGEST_INT32:
+        raise OverflowError(
+            f"expected at most 2**31 - 1 elements on CUDA, whose kernels index with 32 bits, received {count}"
+        )
     return (min(blocks_for(count, ELEMENT_THREADS), MOST_ELEMENT_BLOCKS),), (ELEMENT_THREADS,)
 
 
@@ -78,3 +89,13 @@ def column_grid(columns):
 def blocks_for(count, size):
     """How many blocks of `size` hold `count`."""
     return -(-int(count) // size)
+
+
+def splits(terms, blocks):
+    """Into how many chunks, of what size, long sums are split when their tiles are only so many `blocks`.
+
+    Fixed by the shapes alone, so that the order of every sum is.
+    """
+    wanted = min(blocks_for(SPLIT_BLOCKS, blocks), blocks_for(terms, SPLIT_DEPTH))
+    chunk = blocks_for(blocks_for(terms, wanted), 16) * 16 if wanted > 1 else int(terms)
+    return blocks_for(terms, chunk), chunk

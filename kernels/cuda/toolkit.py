@@ -87,32 +87,35 @@ def probe():
     reason : str
         What was found, or what is missing and the command that installs it.  Never raises.
     """
+    try:
+        return _probe()
+    except Exception as error:  # a driver, a device or bindings that fail in their own way: say so
+        return False, f"no CUDA device answers ({type(error).__name__}: {_one_line(error)}): {INSTALL}"
+
+
+def _probe():
     if SIMULATED and cuda is not None:
         return True, "Numba's CUDA simulator"
     if importlib.util.find_spec("numba_cuda") is None:
         return False, f"the package numba-cuda is not installed: {INSTALL}"
     if cuda is None:
         return False, f"the package numba-cuda cannot be imported ({_import_error}): {INSTALL}"
-    try:
-        problem = cuda.cuda_error()
-        if problem:
-            return False, f"no NVIDIA driver answers ({_one_line(problem)}): install NVIDIA's driver, then {INSTALL}"
-        if len(cuda.gpus) == 0:
-            return False, "the driver finds no CUDA device (see nvidia-smi and CUDA_VISIBLE_DEVICES)"
-        device = cuda.get_current_device()
-        capability, name = tuple(device.compute_capability), _text(device.name)
-        if capability < SMALLEST_CAPABILITY:
-            return False, (
-                f"{name} has compute capability {_dotted(capability)}, "
-                f"and {_dotted(SMALLEST_CAPABILITY)} or more is needed"
-            )
-        if not cuda.is_available():
-            return False, f"{name} answers, but NVIDIA's compiler library NVVM is missing: {INSTALL}"
-        message = np.arange(4, dtype=np.float32)
-        if not np.array_equal(cuda.to_device(message).copy_to_host(), message):
-            return False, f"{name} does not give back what is copied to it"
-    except Exception as error:  # a driver, a device or bindings that fail in their own way: say so
-        return False, f"no CUDA device answers ({type(error).__name__}: {_one_line(error)}): {INSTALL}"
+    problem = cuda.cuda_error()
+    if problem:
+        return False, f"no NVIDIA driver answers ({_one_line(problem)}): install NVIDIA's driver, then {INSTALL}"
+    if len(cuda.gpus) == 0:
+        return False, "the driver finds no CUDA device (see nvidia-smi and CUDA_VISIBLE_DEVICES)"
+    device = cuda.get_current_device()
+    capability, name = tuple(device.compute_capability), _text(device.name)
+    if capability < SMALLEST_CAPABILITY:
+        return False, (
+            f"{name} has compute capability {_dotted(capability)}, and {_dotted(SMALLEST_CAPABILITY)} or more is needed"
+        )
+    if not cuda.is_available():
+        return False, f"{name} answers, but NVIDIA's compiler library NVVM is missing: {INSTALL}"
+    message = np.arange(4, dtype=np.float32)
+    if not np.array_equal(cuda.to_device(message).copy_to_host(), message):
+        return False, f"{name} does not give back what is copied to it"
     return True, f"{name}, compute capability {_dotted(capability)}"
 
 
@@ -124,7 +127,7 @@ def describe():
     list of (str, str)
         Names and values, for showing.  Never raises.
     """
-    if SIMULATED:
+    if SIMULATED and cuda is not None:
         return [("CUDA", "simulator (NUMBA_ENABLE_CUDASIM=1)")]
     rows = [("numba-cuda", _version("numba-cuda"))]
     answers, reason = probe()

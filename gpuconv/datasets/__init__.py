@@ -1,0 +1,5 @@
+"""Data sets; each has ``load_data()``."""
+
+from . import digits
+
+__all__ = ["digits"]

@@ -1,0 +1,144 @@
+"""Which device computes, how it is chosen, and what is missing if it cannot be had.
+
+A device is a module that offers every name of `gpuconv.kernels.TABLE`.  Adding one means
+adding such a module to `_MODULES`; nothing else in the library asks which device it has.
+
+The choice, first match wins:
+
+1. ``Sequential(..., device=name)``, for that model;
+2. ``gpuconv.use_device(name)``, for everything that follows, or inside a ``with`` block;
+3. the environment variable ``GPUCONV_DEVICE``;
+4. ``auto``: CUDA if a GPU of compute capability 7.5 or higher answers, else the CPU.
+"""
+
+import importlib
+import os
+import platform
+import sys
+from functools import cache
+
+from . import checks
+
+_MODULES = {"cpu": "gpuconv.kernels.cpu", "cuda": "gpuconv.kernels.cuda"}
+NAMES = ("auto", *_MODULES)
+
+_chosen = None
+
+
+class DeviceError(RuntimeError):
+    """The device that was asked for cannot be used; the message says what is missing."""
+
+
+class use_device:  # noqa: N801 - used as a function
+    """Choose the device for what follows, or for a ``with`` block.
+
+    Parameters
+    ----------
+    name : {'auto', 'cpu', 'cuda'}
+        ``'auto'`` takes CUDA where a supported GPU answers, else the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    DeviceError
+        If the device cannot be used here; the message says what is missing.
+
+    Examples
+    --------
+    >>> import gpuconv
+    >>> with gpuconv.use_device("cpu"):
+    ...     gpuconv.device.current_name()
+    'cpu'
+    """
+
+    def __init__(self, name):
+        global _chosen
+        name = resolve(name)
+        self.name = name
+        self._previous = _chosen
+        _chosen = name
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        global _chosen
+        _chosen = self._previous
+
+    def __repr__(self):
+        return f"<using device {self.name!r}>"
+
+
+def current_name():
+    """The name of the device that computes now: ``'cpu'`` or ``'cuda'``."""
+    return resolve(_chosen or os.environ.get("GPUCONV_DEVICE") or "auto")
+
+
+def resolve(name):
+    """Turn ``'auto'`` into the name of a device, and refuse one that cannot be used."""
+    checks.choice("device", name, NAMES)
+    if name == "auto":
+        return "cuda" if not _simulated() and cuda_status()[0] else "cpu"
+    if name == "cuda":
+        answers, reason = cuda_status()
+        if not answers:
+            raise DeviceError(f"device: expected a CUDA GPU for 'cuda', received none: {reason}")
+    return name
+
+
+@cache
+def module(name):
+    """The module of kernels and memory functions of the device called `name`."""
+    return importlib.import_module(_MODULES[name])
+
+
+def current():
+    """The module of the device that computes now."""
+    return module(current_name())
+
+
+@cache
+def cuda_status():
+    """Whether CUDA can be used here, and why not."""
+    return importlib.import_module("gpuconv.kernels.cuda.toolkit").probe()
+
+
+def _simulated():
+    """Whether Numba simulates CUDA: good for tests, never what 'auto' should pick."""
+    return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "1"
+
+
+def show_config():
+    """Print versions, threads and devices: what to send along with a question.
+
+    Examples
+    --------
+    >>> import gpuconv
+    >>> gpuconv.show_config()  # doctest: +ELLIPSIS
+    gpuconv ...
+    """
+    import llvmlite
+    import numba
+    import numpy
+    import scipy
+
+    from . import __version__
+
+    rows = [
+        ("gpuconv", __version__),
+        ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("NumPy", numpy.__version__),
+        ("SciPy", scipy.__version__),
+        ("Numba", f"{numba.__version__} (llvmlite {llvmlite.__version__})"),
+        ("CPU threads", f"{numba.get_num_threads()} of {os.cpu_count()} processors"),
+        ("GPUCONV_DEVICE", os.environ.get("GPUCONV_DEVICE", "not set")),
+    ]
+    answers, reason = cuda_status()
+    if answers:
+        rows += module("cuda").describe()
+    else:
+        rows.append(("CUDA", f"not available: {reason}"))
+    rows.append(("device in use", current_name()))
+    width = max(len(name) for name, _ in rows)
+    sys.stdout.write("".join(f"{name:<{width}}  {value}\n" for name, value in rows))

@@ -1,0 +1,708 @@
+"""Sequential models: layers in a row, trained by hand-written backprop.
+
+A step of training is: gather a batch, forward through the layers, loss and gradient in one
+kernel, backward through the layers, penalties, optimiser.  All of it runs on one device and
+nothing waits for it: losses and metrics add up on the device and are read once an epoch
+(and, for the progress bar, a few times a second).
+"""
+
+import itertools
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+
+from . import callbacks as callback_module
+from . import checks, losses, optimizers, seeds
+from . import device as devices
+from . import metrics as metric_module
+from .layers import Input, Layer, assign_all
+
+# Parameters start on multiples of 128 bytes in the flat buffer, whatever their number.
+_ALIGNMENT = 32
+
+# Seconds between two readings of the loss for the progress bar.
+_BAR_INTERVAL = 0.5
+
+
+class Sequential:
+    """A stack of layers, each fed by the one before.
+
+    Parameters
+    ----------
+    layers : list of Layer, optional
+    name : str, default 'sequential'
+    device : {'auto', 'cpu', 'cuda'}, optional
+        Default: the device in use when the model first computes; see `gpuconv.device`.
+    dtype : {'float32', 'float64'}, default 'float32'
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gpuconv import layers, models
+    >>> model = models.Sequential([layers.Input((2,)), layers.Dense(1, kernel_initializer="ones")])
+    >>> model.predict(np.array([[1.0, 2.0]]), verbose=0)
+    array([[3.]], dtype=float32)
+    """
+
+    def __init__(self, layers=None, name="sequential", device=None, dtype="float32"):
+        self.name = name
+        self.dtype = np.dtype(checks.choice("dtype", dtype, ("float32", "float64")))
+        self._device_name = None if device is None else devices.resolve(device)
+        self.device = None
+        self.layers = []
+        self.optimizer = None
+        self.loss = None
+        self.metrics = []
+        self.stop_training = False
+        self.history = None
+        self._input = None
+        self._parameters = None
+        for layer in layers or []:
+            self.add(layer)
+
+    # ------------------------------------------------------------------ structure
+
+    def add(self, layer):
+        """Put a layer on top; the model is unchanged if the layer does not fit.
+
+        Raises
+        ------
+        TypeError
+            If `layer` is not a layer.
+        ValueError
+            If it belongs to a model already, or does not fit the output below it.
+        """
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layer: expected a layer, received {layer!r}")
+        if layer in self.layers or layer.built:
+            raise ValueError(f"layer: expected a new layer, received {layer!r}, which belongs to a model already")
+        if isinstance(layer, Input):
+            if self._input is not None or self.layers:
+                raise ValueError("layer: expected Input to come first and once, received it later")
+            self._input = layer.shape
+            return
+        if self.name_is_taken(layer.name):
+            raise ValueError(f"layer: expected a name of its own, received {layer.name!r}, which another layer has")
+        shape = self.output_shape if self.layers else self._input
+        if shape is None and not self.layers:
+            shape = layer.given_input_shape
+        if shape is not None:
+            layer.build(shape, self.dtype)
+            self._input = self._input or shape
+        layer.name = layer.name or self._new_name(layer)
+        self._release()
+        self.layers.append(layer)
+
+    def pop(self):
+        """Take the top layer off and return it."""
+        if not self.layers:
+            raise ValueError("pop: expected a model with layers, received one without")
+        self._release()
+        return self.layers.pop()
+
+    def build(self, input_shape):
+        """Make the weights for samples of the given shape, without the batch.
+
+        Needed only where neither `Input` nor ``input_shape=`` has told; `fit` does it too.
+        """
+        if self._input is not None:
+            if tuple(input_shape) != self._input:
+                raise ValueError(f"input_shape: expected {self._input}, received {tuple(input_shape)}")
+            return
+        shape = tuple(input_shape)
+        for layer in self.layers:
+            layer.build(shape, self.dtype)
+            shape = layer.output_shape
+        self._input = tuple(input_shape)
+
+    @property
+    def built(self):
+        """Whether all weights exist."""
+        return bool(self.layers) and all(layer.built for layer in self.layers)
+
+    @property
+    def input_shape(self):
+        """``(None, ...)``: None stands for the batch."""
+        return None if self._input is None else (None, *self._input)
+
+    @property
+    def output_shape(self):
+        """Shape of one sample of the output, without the batch."""
+        return self.layers[-1].output_shape if self.layers else self._input
+
+    def get_layer(self, name=None, index=None):
+        """The layer of that name or number."""
+        if index is not None:
+            return self.layers[index]
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise ValueError(f"name: expected one of {[layer.name for layer in self.layers]}, received {name!r}")
+
+    def name_is_taken(self, name):
+        """Whether a layer has that name."""
+        return name is not None and any(layer.name == name for layer in self.layers)
+
+    def _new_name(self, layer):
+        stem = _layer_stem(type(layer).__name__)
+        name, number = stem, 0
+        while self.name_is_taken(name):
+            number += 1
+            name = f"{stem}_{number}"
+        return name
+
+    # ------------------------------------------------------------------ weights
+
+    @property
+    def variables(self):
+        """All weights, layer by layer."""
+        return [variable for layer in self.layers for variable in layer.variables]
+
+    weights = variables
+
+    @property
+    def trainable_variables(self):
+        """The weights that training changes."""
+        return [variable for variable in self.variables if variable.trainable]
+
+    def count_params(self):
+        """The number of weights, trainable or not."""
+        self._require_built("count_params")
+        return sum(variable.size for variable in self.variables)
+
+    def get_weights(self):
+        """Copies of all weights as a list of NumPy arrays, layer by layer."""
+        return [variable.numpy() for variable in self.variables]
+
+    def set_weights(self, weights):
+        """Set all weights from a list like that of `get_weights`; all or none."""
+        self._require_built("set_weights")
+        assign_all(self.variables, weights)
+
+    def summary(self, print_fn=print):
+        """Print layers, output shapes and numbers of weights.
+
+        Parameters
+        ----------
+        print_fn : callable, default print
+            Gets one line at a time.
+        """
+        self._require_built("summary")
+        rows = [("Layer (type)", "Output shape", "Param #")]
+        for layer in self.layers:
+            shape = ", ".join(map(str, ("None", *layer.output_shape)))
+            rows.append((f"{layer.name} ({type(layer).__name__})", f"({shape})", f"{layer.count_params():,}"))
+        first, second = (max(len(row[column]) for row in rows) + 3 for column in (0, 1))
+        third = max(len(row[2]) for row in rows)
+        lines = [f"{a:<{first}}{b:<{second}}{c:>{third}}" for a, b, c in rows]
+        rule = max(len(line) for line in lines)
+        total = self.count_params()
+        trainable = sum(variable.size for variable in self.trainable_variables)
+        print_fn(f'Model: "{self.name}"')
+        print_fn("=" * rule)
+        print_fn(lines[0])
+        print_fn("-" * rule)
+        for line in lines[1:]:
+            print_fn(line)
+        print_fn("=" * rule)
+        for label, count in (
+            ("Total params", total),
+            ("Trainable params", trainable),
+            ("Non-trainable params", total - trainable),
+        ):
+            print_fn(f"{label}: {count:,} ({_size(count * self.dtype.itemsize)})")
+
+    # ------------------------------------------------------------------ training
+
+    def compile(self, optimizer="rmsprop", loss=None, metrics=None):
+        """Choose optimiser, loss and metrics.
+
+        Parameters
+        ----------
+        optimizer : str or Optimizer, default 'rmsprop'
+        loss : str or Loss
+        metrics : list of str or Metric, optional
+            ``'accuracy'`` becomes the accuracy that fits loss and output.
+        """
+        if loss is None:
+            raise ValueError("loss: expected a string or a loss, received None")
+        optimizer = optimizers.get(optimizer)
+        loss = losses.get(loss)
+        if metrics is None:
+            metrics = []
+        if not isinstance(metrics, (list, tuple)):
+            raise TypeError(f"metrics: expected a list, received {metrics!r}")
+        chosen = [metric_module.get(metric) for metric in metrics]
+        if optimizer.owner not in (None, self):
+            raise ValueError("optimizer: expected one of its own, received the optimizer of another model")
+        names = [metric.name for metric in chosen]
+        if len(set(names)) != len(names) or "loss" in names:
+            raise ValueError(f"metrics: expected names of their own, received {names}")
+        optimizer.owner = self
+        optimizer.reset()
+        self.optimizer, self.loss, self.metrics = optimizer, loss, chosen
+        self._release()
+
+    def fit(
+        self,
+        x,
+        y,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        initial_epoch=0,
+        validation_batch_size=None,
+    ):
+        """Train.
+
+        Parameters
+        ----------
+        x : array_like
+            Samples, shape ``(samples, *input_shape)``.
+        y : array_like
+            Targets: rows as the output's, or class numbers for a sparse loss.
+        batch_size : int, default 32
+            The last batch of an epoch is smaller if the samples do not divide.
+        epochs : int, default 1
+            Number of the last epoch, counted from `initial_epoch`.
+        verbose : {'auto', 0, 1, 2}
+            0: silent.  1 (auto): a progress bar each epoch.  2: a line each epoch.
+        callbacks : list of Callback, optional
+        validation_split : float in [0, 1), default 0
+            This share of the samples, the last ones before shuffling, is kept for validation.
+        validation_data : tuple ``(x, y)``, optional
+            Evaluated after each epoch; overrides `validation_split`.
+        shuffle : bool, default True
+            Whether to draw a new order each epoch.
+        initial_epoch : int, default 0
+        validation_batch_size : int, optional
+            Default: `batch_size`.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        RuntimeError
+            If the model was not compiled.
+        ValueError, TypeError
+            If the data do not fit; nothing has changed then.
+        """
+        self._require_compiled("fit")
+        batch_size = checks.integer("batch_size", 32 if batch_size is None else batch_size, 1)
+        initial_epoch = checks.integer("initial_epoch", initial_epoch, 0)
+        epochs = checks.integer("epochs", epochs, 1)
+        verbose = _verbosity(verbose)
+        validation_batch_size = checks.integer(
+            "validation_batch_size", batch_size if validation_batch_size is None else validation_batch_size, 1
+        )
+        split = checks.real("validation_split", validation_split, 0.0, 1.0, open_high=True)
+        x, y = self._checked_data(x, y)
+        validation = None
+        if validation_data is not None:
+            if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+                raise ValueError("validation_data: expected a tuple (x, y), received something else")
+            validation = self._checked_data(*validation_data, prefix="validation_data ")
+        elif split:
+            kept = int(len(x) * (1 - split))
+            if kept < 1 or kept == len(x):
+                raise ValueError(
+                    f"validation_split: expected samples on both sides, received {split} for {len(x)} samples"
+                )
+            x, validation = x[:kept], (x[kept:], y[kept:])
+            y = y[:kept]
+
+        self._bind()
+        data = self._to_device(x, y)
+        validation = validation and self._to_device(*validation)
+        history = self.history = callback_module.History()
+        watchers = [history, *(callbacks or [])]
+        for watcher in watchers:
+            watcher.set_model(self)
+        self.stop_training = False
+        random = seeds.generator()
+        for watcher in watchers:
+            watcher.on_train_begin()
+        for epoch in range(initial_epoch, epochs):
+            for watcher in watchers:
+                watcher.on_epoch_begin(epoch)
+            order = random.permutation(len(x)) if shuffle else np.arange(len(x))
+            with _Progress(epoch, epochs, -(-len(x) // batch_size), verbose) as progress:
+                logs = self._train_epoch(data, order.astype(np.int32), batch_size, progress)
+                if validation:
+                    values = self._evaluate(validation, validation_batch_size)
+                    logs.update({f"val_{name}": value for name, value in values.items()})
+                progress.finish(logs)
+            for watcher in watchers:
+                watcher.on_epoch_end(epoch, logs)
+            if self.stop_training:
+                break
+        for watcher in watchers:
+            watcher.on_train_end(logs)
+        return history
+
+    def train_on_batch(self, x, y, return_dict=False):
+        """Take one step on one batch.
+
+        Returns
+        -------
+        float, list of float, or dict
+            The batch's loss before the step, followed by its metrics if there are any.
+        """
+        self._require_compiled("train_on_batch")
+        x, y = self._checked_data(x, y)
+        self._bind()
+        order = np.arange(len(x), dtype=np.int32)
+        logs = self._train_epoch(self._to_device(x, y), order, len(x), _Progress(0, 1, 1, 0))
+        return _as_keras(logs, return_dict)
+
+    def evaluate(self, x, y, batch_size=None, verbose="auto", return_dict=False):
+        """Loss and metrics on a data set, with the weights as they are.
+
+        Returns
+        -------
+        float, list of float, or dict
+            The loss (penalties included), followed by the metrics if there are any.
+        """
+        self._require_compiled("evaluate")
+        batch_size = checks.integer("batch_size", 32 if batch_size is None else batch_size, 1)
+        verbose = _verbosity(verbose)
+        x, y = self._checked_data(x, y)
+        self._bind()
+        logs = self._evaluate(self._to_device(x, y), batch_size)
+        if verbose:
+            sys.stdout.write(f"{len(x)} samples - {_values(logs)}\n")
+        return _as_keras(logs, return_dict)
+
+    def predict(self, x, batch_size=None, verbose="auto"):
+        """The model's output for each sample, outside training.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape ``(samples, *output_shape)``.
+        """
+        batch_size = checks.integer("batch_size", 32 if batch_size is None else batch_size, 1)
+        _verbosity(verbose)
+        x = self._checked_input(x, "x")
+        self._bind()
+        samples = self.device.from_host(x)
+        output = np.empty((len(x), *self.output_shape), self.dtype)
+        for start in range(0, len(x), batch_size):
+            part = samples[start : start + batch_size]
+            states = self._states(part.shape[0], training=False)
+            output[start : start + batch_size] = self.device.to_host(self._forward(part, states, training=False))
+        return output
+
+    def __call__(self, x, training=False):
+        """The model's output for one batch, as a NumPy array; `training` switches dropout on."""
+        x = self._checked_input(x, "x")
+        self._bind()
+        states = self._states(len(x), training=training)
+        return self.device.to_host(self._forward(self.device.from_host(x), states, training))
+
+    # ------------------------------------------------------------------ one pass
+
+    def _forward(self, x, states, training):
+        for layer, state in zip(self.layers, states.layers, strict=True):
+            x = layer.forward(x, state, training)
+        return x
+
+    def _backward(self, dy, states):
+        """Back from the output to the first layer that has something to learn."""
+        for number in range(len(self.layers) - 1, states.first - 1, -1):
+            dy = self.layers[number].backward(dy, states.layers[number], number > states.first)
+        return dy
+
+    def _loss_and_metrics(self, predictions, states, place, record):
+        """Losses, their gradient and metrics of a batch, added up into place `place` of the record."""
+        absorbed = getattr(self.layers[-1], "absorbed", False)
+        logits = states.layers[-1].z if absorbed else predictions
+        rows = states.losses.shape[0]
+        self.loss.compute(
+            self.device, logits.reshape(rows, -1), states.targets, self.loss.from_logits or absorbed,
+            1.0 / rows, states.losses, states.gradient_rows,
+        )  # fmt: skip
+        self.device.sum_into(states.losses, place, record.totals[0])
+        for metric, total in zip(self._resolved_metrics, record.totals[1:], strict=True):
+            metric.compute(self.device, predictions.reshape(rows, -1), states.targets, states.hits)
+            self.device.sum_into(states.hits, place, total)
+
+    def _penalty(self, place, record):
+        """Add the penalties' gradient to the gradients, and their value to the record."""
+        if self._penalized:
+            self.device.regularize(self._parameters, *self._regions, self._gradients, self._penalty_value)
+            self.device.sum_into(self._penalty_value, place, record.penalties)
+
+    def _train_epoch(self, data, order, batch_size, progress):
+        count = len(order)
+        record = self._record(-(-count // batch_size))
+        order = self.device.from_host(order)
+        for place, start in enumerate(range(0, count, batch_size)):
+            states = self._states(min(batch_size, count - start), training=True)
+            self.device.gather(data.x, order, start, states.x_rows)
+            self.device.gather(data.y, order, start, states.y_rows)
+            predictions = self._forward(states.x, states, training=True)
+            self._loss_and_metrics(predictions, states, place, record)
+            self._backward(states.gradient, states)
+            self._penalty(place, record)
+            if self._parameters.shape[0]:
+                self.optimizer.step(self.device, self._parameters, self._gradients)
+            progress.advance(
+                lambda done=start + states.batch, place=place: self._read(record, place + 1, batch_size, done)
+            )
+        return self._read(record, place + 1, batch_size, count)
+
+    def _evaluate(self, data, batch_size):
+        count = data.x.shape[0]
+        record = self._record(-(-count // batch_size))
+        for place, start in enumerate(range(0, count, batch_size)):
+            part = data.x[start : start + batch_size]
+            states = self._states(part.shape[0], training=False)
+            self.device.copy(data.y[start : start + batch_size], states.y_rows)
+            x = part.reshape(part.shape[0], *self._input)
+            self._loss_and_metrics(self._forward(x, states, training=False), states, place, record)
+            self._penalty(place, record)
+        return self._read(record, place + 1, batch_size, count)
+
+    def _record(self, steps):
+        """One number a step for loss, metrics and penalty, on the device."""
+        device, dtype = self.device, self.dtype
+        return SimpleNamespace(
+            totals=[device.zeros((steps,), dtype) for _ in range(1 + len(self._resolved_metrics))],
+            penalties=device.zeros((steps,), dtype),
+        )
+
+    def _read(self, record, steps, batch_size, count):
+        """Means over the first `steps` batches, which hold `count` samples."""
+        rows = self._rows_per_sample
+        means = [self.device.to_host(total)[:steps].sum(dtype=np.float64) / (count * rows) for total in record.totals]
+        sizes = np.full(steps, batch_size)
+        sizes[-1] = count - batch_size * (steps - 1)
+        means[0] += (self.device.to_host(record.penalties)[:steps] * sizes).sum(dtype=np.float64) / count
+        return {name: float(mean) for name, mean in zip(self._value_names, means, strict=True)}
+
+    # ------------------------------------------------------------------ arrays
+
+    def _bind(self):
+        """Move the weights to the device, into one flat buffer; does nothing if they are there."""
+        name = self._device_name or devices.current_name()
+        if self._parameters is not None and self.device is devices.module(name):
+            return
+        device = devices.module(name)
+        trainable = self.trainable_variables
+        ends, offsets, size = [], [], 0
+        for variable in trainable:
+            offsets.append(size)
+            ends.append(size + variable.size)
+            size += -(-variable.size // _ALIGNMENT) * _ALIGNMENT
+        parameters, gradients = (device.zeros((size,), self.dtype) for _ in range(2))
+        for variable, start, end in zip(trainable, offsets, ends, strict=True):
+            variable.bind(device, *(flat[start:end].reshape(variable.shape) for flat in (parameters, gradients)))
+        for layer in self.layers:
+            for variable in [v for v in layer.variables if not v.trainable] + layer.constants:
+                variable.bind(device, *(device.empty(variable.shape, self.dtype) for _ in range(2)))
+        for number, layer in enumerate(self.layers):
+            layer.device = device
+            layer.stream = number
+        factors = [(v.regularizer.l1, v.regularizer.l2) if v.regularizer else (0.0, 0.0) for v in trainable]
+        l1, l2 = np.array(factors, self.dtype).reshape(-1, 2).T
+        self._penalized = bool(l1.any() or l2.any())
+        self._regions = [device.from_host(np.array(part)) for part in (np.array(ends, np.int32), l1, l2)]
+        self._penalty_value = device.zeros((1,), self.dtype)
+        self.device, self._parameters, self._gradients = device, parameters, gradients
+        self._plans, self._arrays, self._capacity = {}, {}, 0
+        if self.optimizer is not None:
+            self.optimizer.reset()
+        if self.loss is not None:
+            self._resolve_loss()
+
+    def _release(self):
+        """Forget the device's buffers, because the layers or the loss change; the weights stay."""
+        if self._parameters is not None:
+            for layer in self.layers:
+                for variable in layer.variables + layer.constants:
+                    variable.release()
+        self._parameters = None
+
+    def _resolve_loss(self):
+        """Let the loss absorb the last activation if it can, and find the metrics that fit."""
+        last = self.layers[-1]
+        if hasattr(last, "absorbed"):
+            last.absorbed = not self.loss.from_logits and last.activation.name == self.loss.absorbs
+        shape = self.output_shape
+        self._rows_per_sample = int(np.prod(shape[:-1]))
+        self._resolved_metrics = [metric_module.resolve(metric, self.loss, shape) for metric in self.metrics]
+        self._value_names = ["loss", *(metric.name for metric in self._resolved_metrics)]
+
+    def _states(self, batch, training):
+        """The arrays of one batch size: all are first parts of arrays made for the largest batch."""
+        if batch > self._capacity:
+            self._capacity = batch
+            self._plans, self._arrays = {}, {}
+        key = batch, training
+        if key not in self._plans:
+            self._plans[key] = self._plan(batch, training)
+        return self._plans[key]
+
+    def _plan(self, batch, training):
+        first = next((i for i, layer in enumerate(self.layers) if _learns(layer)), len(self.layers))
+        states = SimpleNamespace(batch=batch, first=first)
+        states.layers = [
+            layer.plan(batch, self._allocator(number, batch), training, training and number > first)
+            for number, layer in enumerate(self.layers)
+        ]
+        array = self._allocator("batch", batch)
+        states.x = array("x", self._input)
+        states.x_rows = states.x.reshape(batch, -1)
+        if self.loss is not None:
+            rows = batch * self._rows_per_sample
+            classes = self.output_shape[-1]
+            shape, dtype = (self.output_shape[:-1], np.int32) if self.loss.sparse else (self.output_shape, None)
+            states.y_rows = array("targets", (int(np.prod(shape)),), dtype)
+            states.targets = states.y_rows.reshape(rows) if self.loss.sparse else states.y_rows.reshape(rows, classes)
+            states.losses = array("losses", (self._rows_per_sample,)).reshape(rows)
+            states.hits = array("hits", (self._rows_per_sample,)).reshape(rows)
+            states.gradient = array("gradient", self.output_shape)
+            states.gradient_rows = states.gradient.reshape(rows, classes)
+        return states
+
+    def _allocator(self, owner, batch):
+        def array(name, shape, dtype=None, batched=True):
+            key = owner, name
+            if key not in self._arrays:
+                whole = (self._capacity, *shape) if batched else tuple(shape)
+                self._arrays[key] = self.device.empty(whole, np.dtype(dtype or self.dtype))
+            return self._arrays[key][:batch] if batched else self._arrays[key]
+
+        return array
+
+    def _to_device(self, x, y):
+        """A data set on the device, one row a sample."""
+        rows = [np.ascontiguousarray(part).reshape(len(part), -1) for part in (x, y)]
+        return SimpleNamespace(x=self.device.from_host(rows[0]), y=self.device.from_host(rows[1]))
+
+    # ------------------------------------------------------------------ checks
+
+    def _checked_input(self, x, name):
+        x = checks.numeric_array(name, x)
+        if not self.layers:
+            raise RuntimeError("model: expected at least one layer, received none; use add()")
+        if x.ndim < 2:
+            raise ValueError(f"{name}: expected an axis of samples and at least one more, received shape {x.shape}")
+        if self._input is None:
+            self.build(x.shape[1:])
+        if x.shape[1:] != self._input:
+            hint = ""
+            if len(self._input) == x.ndim and self._input[-1] == 1:
+                hint = "; add an axis of one channel with x[..., numpy.newaxis]"
+            raise ValueError(
+                f"{name}: expected shape (samples, {', '.join(map(str, self._input))}), received {x.shape}{hint}"
+            )
+        return np.ascontiguousarray(x, self.dtype)
+
+    def _checked_data(self, x, y, prefix=""):
+        x = self._checked_input(x, prefix + "x")
+        for metric in self.metrics:
+            metric_module.resolve(metric, self.loss, self.output_shape)
+        return x, self.loss.prepare(prefix + "y", y, len(x), self.output_shape, self.dtype)
+
+    def _require_built(self, what):
+        if not self.built:
+            raise RuntimeError(
+                f"{what}: expected a model whose input shape is known, received one without; "
+                "give the first layer input_shape=, or start with Input"
+            )
+
+    def _require_compiled(self, what):
+        if self.loss is None:
+            raise RuntimeError(f"{what}: expected a compiled model, received one without loss; call compile() first")
+
+    def __repr__(self):
+        return f"<Sequential {self.name!r}, {len(self.layers)} layers>"
+
+
+def _learns(layer):
+    """Whether the layer has weights that training changes."""
+    return any(variable.trainable for variable in layer.variables)
+
+
+def _layer_stem(name):
+    """Keras's stem for names: Conv2D -> conv2d, MaxPooling2D -> max_pooling2d, ReLU -> re_lu."""
+    stem = name[0].lower()
+    for before, letter in itertools.pairwise(name):
+        boundary = letter.isupper() and before.islower()
+        stem += ("_" if boundary else "") + letter.lower()
+    return stem
+
+
+def _size(count):
+    """A number of bytes in words."""
+    for unit in ("B", "KB", "MB"):
+        if count < 1024:
+            return f"{count:.2f} {unit}" if unit != "B" else f"{count} B"
+        count /= 1024
+    return f"{count:.2f} GB"
+
+
+def _values(logs):
+    return " - ".join(f"{name}: {value:.4f}" for name, value in logs.items())
+
+
+def _as_keras(logs, return_dict):
+    if return_dict:
+        return logs
+    values = list(logs.values())
+    return values[0] if len(values) == 1 else values
+
+
+def _verbosity(verbose):
+    if verbose not in ("auto", 0, 1, 2):
+        raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, received {verbose!r}")
+    return 1 if verbose == "auto" else verbose
+
+
+class _Progress:
+    """What `fit` prints about one epoch: a bar (1), a line (2) or nothing (0)."""
+
+    def __init__(self, epoch, epochs, steps, verbose):
+        self.verbose = verbose
+        self._title = f"Epoch {epoch + 1}/{epochs}"
+        self._started = time.perf_counter()
+        self._read_at = self._started
+        self._bar = None
+        if verbose == 1:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=steps, desc=self._title, unit="batch", file=sys.stdout)
+
+    def __enter__(self):
+        return self
+
+    def advance(self, read):
+        """One more batch; `read` gives the values so far, at the price of waiting for the device."""
+        if self._bar is None:
+            return
+        self._bar.update()
+        now = time.perf_counter()
+        if now - self._read_at > _BAR_INTERVAL:
+            self._read_at = now
+            self._bar.set_postfix_str(_values(read()))
+
+    def finish(self, logs):
+        """The epoch's values."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(_values(logs))
+        elif self.verbose == 2:
+            sys.stdout.write(f"{self._title} - {time.perf_counter() - self._started:.1f}s - {_values(logs)}\n")
+
+    def __exit__(self, *exception):
+        if self._bar is not None:
+            self._bar.close()

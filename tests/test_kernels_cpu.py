@@ -1,0 +1,113 @@
+"""The kernels of the CPU against the reference, over drawn shapes, and what holds for all of them."""
+
+import inspect
+
+import numba
+import numpy as np
+import pytest
+from gpuconv.kernels import TABLE, cpu
+from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_checks import CHECKS, MEMORY, NOT_PROPAGATING, Data, check_memory, check_special_values, run
+from support import CASES
+
+REAL = [np.float32, np.float64]
+
+# For every kernel a case with work for several threads.
+LARGE_CORRELATION = {"geometry": correlation_geometry((4, 21, 19, 16), 3, 24, 1, "same"), "activation": 1}
+LARGE_POOLING = {"geometry": pooling_geometry((4, 65, 63, 8), 3, 2, "same")}
+LARGE_PADDING = {"shape": (4, 65, 63, 8), "padding": ((1, 2), (3, 4))}
+LARGE_DENSE = {"shape": (130, 70, 50), "activation": 3}
+LARGE_ARRAY = {"shape": (4, 65, 63, 8)}
+LARGE_RELU = {**LARGE_ARRAY, "negative_slope": 0.1, "max_value": 1.5, "threshold": 0.5}
+LARGE_MATRIX = {"shape": (1300, 120)}
+LARGE_SIZE = {"size": 130_001}
+LARGE_CASES = {
+    "correlate2d": LARGE_CORRELATION,
+    "correlate2d_gradient_input": LARGE_CORRELATION,
+    "correlate2d_gradient_filters": LARGE_CORRELATION,
+    "max_pool2d": LARGE_POOLING,
+    "max_pool2d_gradient": LARGE_POOLING,
+    "average_pool2d": LARGE_POOLING,
+    "average_pool2d_gradient": LARGE_POOLING,
+    "zero_pad2d": LARGE_PADDING,
+    "crop2d": LARGE_PADDING,
+    "activate": {**LARGE_ARRAY, "activation": 7},
+    "activate_gradient": {**LARGE_ARRAY, "activation": 7},
+    "relu": LARGE_RELU,
+    "relu_gradient": LARGE_RELU,
+    "dense": LARGE_DENSE,
+    "dense_gradient_input": LARGE_DENSE,
+    "dense_gradient_kernel": LARGE_DENSE,
+    "moving_average": {**LARGE_SIZE, "momentum": 0.99},
+    "dropout": {"shape": (50_001,), "rate": 0.3, "seed": 2**63 + 5, "stream": 2, "step": 2**32 - 1},
+    "regularize": {**LARGE_SIZE, "regions": 5},
+    "sgd": {**LARGE_SIZE, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+    "adam": {**LARGE_SIZE, "step": 3, "weight_decay": 0.01},
+    "rmsprop": {**LARGE_SIZE, "momentum": 0.9, "centered": True, "weight_decay": 0.01},
+    "gather": {"source_rows": 1300, "features": 120, "start": 7, "rows": 1200},
+    "sum_into": {**LARGE_SIZE, "place": 1},
+}
+
+
+def test_every_kernel_has_its_checks():
+    assert CHECKS.keys() == CASES.keys() == TABLE.keys() - MEMORY
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_signatures_are_those_of_the_table(name):
+    function = getattr(cpu, name)
+    signature = inspect.signature(getattr(function, "py_func", function))
+    assert list(signature.parameters) == TABLE[name].split()
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("name", CHECKS)
+@given(data=st.data())
+def test_kernel(name, dtype, data):
+    case = data.draw(CASES[name], label="case")
+    seed = data.draw(st.integers(0, 2**32 - 1), label="seed")
+    CHECKS[name](cpu, Data(seed, dtype), **case)
+
+
+def test_memory():
+    check_memory(cpu)
+
+
+@pytest.fixture
+def threads():
+    """`numba.set_num_threads`, undone afterwards."""
+    before = numba.get_num_threads()
+    yield numba.set_num_threads
+    numba.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_results_are_bitwise_the_same_for_any_number_of_threads_and_again(name, threads):
+    case = LARGE_CASES.get(name, LARGE_MATRIX)
+    results = []
+    for count in (1, 2, 2, numba.config.NUMBA_NUM_THREADS):
+        threads(count)
+        outputs = CHECKS[name](cpu, Data(1, np.float32), **case)
+        results.append([output.tobytes() for output in outputs])
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("name", sorted(CHECKS.keys() - NOT_PROPAGATING))
+def test_nan_and_infinities_propagate(name):
+    check_special_values(cpu, name, **LARGE_CASES.get(name, {"shape": (13, 11)}))
+
+
+@pytest.mark.parametrize("activation", range(8))
+def test_every_activation_keeps_nan(activation):
+    x = np.array([np.nan, 1.0], np.float32)
+    inputs = {"x": x, "activation": activation, "alpha": 0.3}
+    (y,) = run(cpu, "activate", inputs, {"y": np.zeros(2, np.float32)})
+    assert np.isnan(y).tolist() == [True, False]
+
+
+def test_windows_of_more_than_256_cells():
+    geometry = pooling_geometry((2, 21, 22, 3), (17, 16), 2)
+    CHECKS["max_pool2d"](cpu, Data(1, np.float32), geometry)
+    CHECKS["max_pool2d_gradient"](cpu, Data(1, np.float32), geometry)
