@@ -43,17 +43,43 @@ def choice(name, value, allowed):
     return value
 
 
-def numeric_array(name, values):
-    """`values` as a NumPy array of booleans, integers or floats, with at least one element, all finite."""
-    array = np.asarray(values)
+def boolean(name, value):
+    """`value`, if it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, received {value!r}")
+    return bool(value)
+
+
+def array_of_numbers(name, values):
+    """`values` as a NumPy array of booleans, integers or floats."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"{name}: expected rows of one length, received {type(values).__name__} of several") from None
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected numbers (bool, integer or float), received dtype {array.dtype}")
+    return array
+
+
+def numeric_array(name, values):
+    """`values` as a NumPy array of booleans, integers or floats, with at least one element, all finite."""
+    array = array_of_numbers(name, values)
     if array.size == 0:
         raise ValueError(f"{name}: expected at least one sample, received an empty array of shape {array.shape}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(f"{name}: expected finite numbers, received {array[first]} at index {first}")
     return array
+
+
+def floats(name, array, dtype):
+    """The finite `array` in a floating `dtype`, C-contiguous, if that can hold its numbers."""
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(array, dtype)
+    if array.dtype.itemsize > converted.dtype.itemsize and not np.isfinite(converted).all():
+        first = tuple(int(i) for i in np.argwhere(~np.isfinite(converted))[0])
+        raise ValueError(f"{name}: expected numbers within {converted.dtype}, received {array[first]} at index {first}")
+    return converted
 
 
 def lookup(name, identifier, registry, base):

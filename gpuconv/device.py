@@ -139,6 +139,9 @@ def show_config():
         rows += module("cuda").describe()
     else:
         rows.append(("CUDA", f"not available: {reason}"))
-    rows.append(("device in use", current_name()))
+    try:
+        rows.append(("device in use", current_name()))
+    except (DeviceError, ValueError) as error:  # one that was asked for and cannot be had: the rest is still to see
+        rows.append(("device in use", f"none, {error}"))
     width = max(len(name) for name, _ in rows)
     sys.stdout.write("".join(f"{name:<{width}}  {value}\n" for name, value in rows))

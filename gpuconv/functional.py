@@ -12,7 +12,7 @@ import numpy as np
 from . import activations, checks, seeds
 from .interchange import Borrowed, shape_of
 from .kernels.formulas import LINEAR
-from .kernels.geometry import correlation_geometry, pooling_geometry
+from .kernels.geometry import as_pair, correlation_geometry, pooling_geometry
 
 
 def correlate2d(x, filters, bias=None, strides=1, padding="valid", dilation_rate=1, groups=1, activation=None):
@@ -77,9 +77,12 @@ def correlate2d_gradient_input(dy, filters, input_shape, strides=1, padding="val
 
     Examples
     --------
-    >>> correlate2d_gradient_input(np.ones((1, 1, 1, 1)), np.ones((2, 2, 1, 1)), (1, 2, 2, 1)).sum()
-    4.0
+    >>> correlate2d_gradient_input(np.ones((1, 1, 1, 1)), np.ones((2, 2, 1, 1)), (1, 2, 2, 1))[0, :, :, 0]
+    array([[1., 1.],
+           [1., 1.]])
     """
+    if not isinstance(input_shape, (tuple, list)):
+        raise TypeError(f"input_shape: expected four extents, received {input_shape!r}")
     geometry = _correlation(tuple(input_shape), filters, strides, padding, dilation_rate, groups)
     _expect_shape("dy", dy, geometry.output_shape)
     borrowed = Borrowed(dy=dy, filters=filters)
@@ -105,9 +108,8 @@ def correlate2d_gradient_filters(x, dy, kernel_size, strides=1, padding="valid",
     dbias : array, shape (out_channels,)
     """
     out_channels = shape_of("dy", dy, 4)[3]
-    geometry = correlation_geometry(
-        shape_of("x", x, 4), kernel_size, out_channels, strides, padding, dilation_rate, groups
-    )
+    dilation = as_pair("dilation_rate", dilation_rate)
+    geometry = correlation_geometry(shape_of("x", x, 4), kernel_size, out_channels, strides, padding, dilation, groups)
     _expect_shape("dy", dy, geometry.output_shape)
     borrowed = Borrowed(x=x, dy=dy)
     x, dy = borrowed.arrays
@@ -248,8 +250,9 @@ def dropout(x, rate, seed=None):
 
 def _correlation(input_shape, filters, strides, padding, dilation_rate, groups):
     kernel_height, kernel_width, in_channels, out_channels = shape_of("filters", filters, 4)
+    dilation = as_pair("dilation_rate", dilation_rate)
     geometry = correlation_geometry(
-        input_shape, (kernel_height, kernel_width), out_channels, strides, padding, dilation_rate, groups
+        input_shape, (kernel_height, kernel_width), out_channels, strides, padding, dilation, groups
     )
     if geometry.filters_shape[2] != in_channels:
         raise ValueError(

@@ -13,6 +13,7 @@ A GPU array is one that offers ``__cuda_array_interface__`` (read with Numba's
 
 import numpy as np
 
+from . import checks
 from . import device as devices
 
 # DLPack's number for CUDA memory.
@@ -81,9 +82,7 @@ def lives_on_gpu(array):
 
 def _numeric(name, array):
     # Unlike data to train on, operands may hold NaN and infinities: these propagate.
-    array = np.asarray(array)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: expected numbers (bool, integer or float), received dtype {array.dtype}")
+    array = checks.array_of_numbers(name, array)
     if array.size == 0:
         raise ValueError(f"{name}: expected at least one element, received an empty array of shape {array.shape}")
     return array
@@ -117,8 +116,10 @@ def _as_kind_of(example, array):
 
 def shape_of(name, array, rank):
     """The shape of an array-like, which must have `rank` axes."""
-    shape = tuple(array.shape) if hasattr(array, "shape") else np.shape(array)
+    shape = tuple(array.shape) if hasattr(array, "shape") else checks.array_of_numbers(name, array).shape
     if len(shape) != rank:
         axes = {4: "(batch, height, width, channels)", 2: "(rows, columns)", 1: "(channels,)"}[rank]
         raise ValueError(f"{name}: expected {rank} axes, {axes}, received shape {shape}")
+    if 0 in shape:
+        raise ValueError(f"{name}: expected at least one element, received an empty array of shape {shape}")
     return shape

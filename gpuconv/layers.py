@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from . import activations, checks, initializers, regularizers, seeds
-from .kernels.formulas import LINEAR
+from .kernels.formulas import LEAKY_RELU, LINEAR
 from .kernels.geometry import as_pair, correlation_geometry, pooling_geometry
 from .variable import Variable
 
@@ -39,7 +39,7 @@ class Layer:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name: expected a string, received {name!r}")
         self.name = name
-        self.given_input_shape = None if input_shape is None else _checked_shape(input_shape)
+        self.given_input_shape = None if input_shape is None else _checked_shape("input_shape", input_shape)
         self.input_shape = None
         self.output_shape = None
         self.variables = []
@@ -64,6 +64,11 @@ class Layer:
         self.constants = []
         self.output_shape = self._build(tuple(input_shape), np.dtype(dtype))
         self.input_shape = tuple(input_shape)
+
+    def unbuild(self):
+        """Forget weights and shapes, as before `build`."""
+        self.variables, self.constants = [], []
+        self.input_shape = self.output_shape = None
 
     def _build(self, input_shape, dtype):
         """Make weights; return the output's shape.  By default there are none and the shape stays."""
@@ -129,12 +134,12 @@ class Layer:
 
 def assign_all(variables, weights):
     """Assign arrays to variables, all or none."""
-    weights = [np.asarray(weight) for weight in weights]
+    if not isinstance(weights, (list, tuple)):
+        raise TypeError(f"weights: expected a list of arrays, received {type(weights).__name__}")
+    weights = [checks.array_of_numbers("weights", weight) for weight in weights]
     given, expected = [weight.shape for weight in weights], [variable.shape for variable in variables]
     if given != expected:
         raise ValueError(f"weights: expected arrays of shapes {expected}, received {given}")
-    if any(weight.dtype.kind not in "biuf" for weight in weights):
-        raise TypeError(f"weights: expected arrays of numbers, received dtypes {[str(w.dtype) for w in weights]}")
     for variable, weight in zip(variables, weights, strict=True):
         variable.assign(weight)
 
@@ -149,8 +154,8 @@ class Input(Layer):
     """
 
     def __init__(self, shape, name=None):
-        super().__init__(name, shape)
-        self.shape = self.given_input_shape
+        super().__init__(name)
+        self.shape = self.given_input_shape = _checked_shape("shape", shape)
 
 
 InputLayer = Input
@@ -214,13 +219,13 @@ class ActivatedLayer(Layer):
         else:
             self.bias = self.add_constant("no bias", np.zeros(units, dtype))
 
-    def _weight_arguments(self, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer):
-        if not isinstance(use_bias, bool):
-            raise TypeError(f"use_bias: expected True or False, received {use_bias!r}")
-        self.use_bias = use_bias
-        self.kernel_initializer = initializers.get(kernel_initializer, "kernel_initializer")
+    def _weight_arguments(
+        self, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel="kernel"
+    ):
+        self.use_bias = checks.boolean("use_bias", use_bias)
+        self.kernel_initializer = initializers.get(kernel_initializer, f"{kernel}_initializer")
         self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
-        self.kernel_regularizer = regularizers.get(kernel_regularizer, "kernel_regularizer")
+        self.kernel_regularizer = regularizers.get(kernel_regularizer, f"{kernel}_regularizer")
         self.bias_regularizer = regularizers.get(bias_regularizer, "bias_regularizer")
 
 
@@ -369,7 +374,7 @@ class DepthwiseConv2D(Conv2D):
         self.depth_multiplier = checks.integer("depth_multiplier", depth_multiplier, 1)
         self._window_arguments(kernel_size, strides, padding, data_format, dilation_rate)
         self._weight_arguments(
-            use_bias, depthwise_initializer, bias_initializer, depthwise_regularizer, bias_regularizer
+            use_bias, depthwise_initializer, bias_initializer, depthwise_regularizer, bias_regularizer, "depthwise"
         )
 
     def _build(self, input_shape, dtype):
@@ -549,7 +554,7 @@ class GlobalAveragePooling2D(Layer):
     def __init__(self, data_format=None, keepdims=False, *, name=None, input_shape=None):
         super().__init__(name, input_shape)
         _refuse_channels_first(data_format)
-        self.keepdims = bool(keepdims)
+        self.keepdims = checks.boolean("keepdims", keepdims)
 
     def _build(self, input_shape, dtype):
         # Pooling whose one window is the whole picture.
@@ -587,11 +592,7 @@ class ZeroPadding2D(Layer):
     def __init__(self, padding=(1, 1), data_format=None, *, name=None, input_shape=None):
         super().__init__(name, input_shape)
         _refuse_channels_first(data_format)
-        if isinstance(padding, (tuple, list)) and len(padding) == 2 and isinstance(padding[0], (tuple, list)):
-            self.padding = as_pair("padding", padding[0], 0), as_pair("padding", padding[1], 0)
-        else:
-            vertical, horizontal = as_pair("padding", padding, 0)
-            self.padding = (vertical, vertical), (horizontal, horizontal)
+        self.padding = _padding_of_sides(padding)
 
     def _build(self, input_shape, dtype):
         height, width, channels = input_shape
@@ -710,6 +711,21 @@ class ReLU(Activation):
         )
 
 
+class LeakyReLU(Activation):
+    """``x`` above zero, ``negative_slope * x`` below.
+
+    Parameters
+    ----------
+    negative_slope : float >= 0, default 0.3
+    """
+
+    def __init__(self, negative_slope=0.3, *, name=None, input_shape=None):
+        slope = checks.real("negative_slope", negative_slope, low=0.0)
+        super().__init__(
+            activations.ActivationFunction("leaky_relu", LEAKY_RELU, slope), name=name, input_shape=input_shape
+        )
+
+
 class Softmax(Activation):
     """``exp(x_j) / sum_k exp(x_k)`` over the last axis; backward, ``dx = y * (dy - dy . y)``."""
 
@@ -764,8 +780,8 @@ class BatchNormalization(Layer):
         self.axis = axis
         self.momentum = checks.real("momentum", momentum, 0.0, 1.0)
         self.epsilon = checks.real("epsilon", epsilon, 0.0)
-        self.center = bool(center)
-        self.scale = bool(scale)
+        self.center = checks.boolean("center", center)
+        self.scale = checks.boolean("scale", scale)
         self.beta_initializer = initializers.get(beta_initializer, "beta_initializer")
         self.gamma_initializer = initializers.get(gamma_initializer, "gamma_initializer")
         self.moving_mean_initializer = initializers.get(moving_mean_initializer, "moving_mean_initializer")
@@ -824,17 +840,25 @@ class BatchNormalization(Layer):
         return state.dx if wants_dx else None
 
 
-def _checked_shape(shape):
+def _checked_shape(name, shape):
     shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
     if not shape or not all(checks.is_integer(extent) and extent >= 1 for extent in shape):
-        raise ValueError(f"input_shape: expected extents >= 1 without the batch, received {shape!r}")
+        raise ValueError(f"{name}: expected extents >= 1 without the batch, received {shape!r}")
     return tuple(int(extent) for extent in shape)
 
 
 def _checked_padding(padding, names):
     if isinstance(padding, str):
         return checks.choice("padding", padding, names)
-    return padding
+    return _padding_of_sides(padding)
+
+
+def _padding_of_sides(padding):
+    """``((top, bottom), (left, right))`` from one number, a pair, or a pair of pairs."""
+    if isinstance(padding, (tuple, list)) and len(padding) == 2 and isinstance(padding[0], (tuple, list)):
+        return as_pair("padding", padding[0], 0), as_pair("padding", padding[1], 0)
+    vertical, horizontal = as_pair("padding", padding, 0)
+    return (vertical, vertical), (horizontal, horizontal)
 
 
 def _refuse_channels_first(data_format):

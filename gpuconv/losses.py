@@ -23,9 +23,7 @@ class Loss:
     sparse = False
 
     def __init__(self, from_logits=False, name=None):
-        if not isinstance(from_logits, bool):
-            raise TypeError(f"from_logits: expected True or False, received {from_logits!r}")
-        self.from_logits = from_logits
+        self.from_logits = checks.boolean("from_logits", from_logits)
         self.name = name or _snake_case(type(self).__name__)
 
     def prepare(self, name, targets, count, output_shape, dtype):
@@ -35,8 +33,9 @@ class Loss:
         ``(count, *output_shape)``.
         """
         targets = checks.numeric_array(name, targets)
-        if len(targets) != count:
-            raise ValueError(f"{name}: expected as many samples as x has ({count}), received {len(targets)}")
+        if targets.ndim == 0 or len(targets) != count:
+            given = len(targets) if targets.ndim else "a number"
+            raise ValueError(f"{name}: expected as many samples as x has ({count}), received {given}")
         if self.sparse:
             return sparse_targets(name, targets, output_shape)
         return dense_targets(name, targets, output_shape, dtype)
@@ -76,7 +75,7 @@ def dense_targets(name, targets, output_shape, dtype):
             f"{name}: expected shape (samples, {', '.join(map(str, output_shape))}), as the output of the model, "
             f"received {targets.shape}; class numbers need utils.to_categorical or a sparse loss"
         )
-    return targets.astype(dtype)
+    return checks.floats(name, targets, dtype)
 
 
 def sparse_targets(name, targets, output_shape):
@@ -91,15 +90,15 @@ def sparse_targets(name, targets, output_shape):
             f"{name}: expected class numbers of shape {('samples', *expected)} or {('samples', *expected, 1)}, "
             f"received {targets.shape}; one-hot rows need the categorical loss"
         )
-    labels = targets.astype(np.int64)
-    if not np.array_equal(labels, targets):
-        raise ValueError(f"{name}: expected whole class numbers, received fractions")
-    if labels.min() < 0 or labels.max() >= classes:
-        wrong = labels.max() if labels.max() >= classes else labels.min()
+    if targets.min() < 0 or targets.max() >= classes:
+        wrong = targets.max() if targets.max() >= classes else targets.min()
         raise ValueError(
             f"{name}: expected class numbers in [0, {classes}), one for each output of the model, received {wrong}"
         )
-    return labels.astype(np.int32)
+    labels = targets.astype(np.int32)
+    if not np.array_equal(labels, targets):
+        raise ValueError(f"{name}: expected whole class numbers, received fractions")
+    return labels
 
 
 class CategoricalCrossentropy(Loss):

@@ -55,12 +55,13 @@ class MeanSquaredError(Metric):
 
     def __init__(self, name="mean_squared_error"):
         super().__init__(name)
-        self._gradient = None
+        self._gradient = self._kind = None
 
     def compute(self, device, predictions, targets, values):
         # The kernel is the loss's, which also writes a gradient; nobody reads this one.
-        if self._gradient is None or self._gradient.shape[0] < predictions.shape[0]:
-            self._gradient = device.empty(predictions.shape, predictions.dtype)
+        kind = device, predictions.shape[1], predictions.dtype
+        if self._gradient is None or self._kind != kind or self._gradient.shape[0] < predictions.shape[0]:
+            self._gradient, self._kind = device.empty(predictions.shape, predictions.dtype), kind
         device.mean_squared_error(predictions, targets, 1.0, values, self._gradient[: predictions.shape[0]])
 
 

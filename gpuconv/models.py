@@ -6,6 +6,7 @@ nothing waits for it: losses and metrics add up on the device and are read once 
 (and, for the progress bar, a few times a second).
 """
 
+import contextlib
 import itertools
 import sys
 import time
@@ -59,6 +60,8 @@ class Sequential:
         self.history = None
         self._input = None
         self._parameters = None
+        if not isinstance(layers, (list, tuple, type(None))):
+            raise TypeError(f"layers: expected a list of layers, received {layers!r}")
         for layer in layers or []:
             self.add(layer)
 
@@ -111,11 +114,25 @@ class Sequential:
             if tuple(input_shape) != self._input:
                 raise ValueError(f"input_shape: expected {self._input}, received {tuple(input_shape)}")
             return
-        shape = tuple(input_shape)
-        for layer in self.layers:
-            layer.build(shape, self.dtype)
-            shape = layer.output_shape
+        with self._nothing_built_if_refused():
+            shape = tuple(input_shape)
+            for layer in self.layers:
+                layer.build(shape, self.dtype)
+                shape = layer.output_shape
         self._input = tuple(input_shape)
+
+    @contextlib.contextmanager
+    def _nothing_built_if_refused(self):
+        """If the block raises, a model that knew no input shape before it knows none after it."""
+        deferred = self._input is None
+        try:
+            yield
+        except Exception:
+            if deferred:
+                self._input = None
+                for layer in self.layers:
+                    layer.unbuild()
+            raise
 
     @property
     def built(self):
@@ -304,13 +321,16 @@ class Sequential:
             "validation_batch_size", batch_size if validation_batch_size is None else validation_batch_size, 1
         )
         split = checks.real("validation_split", validation_split, 0.0, 1.0, open_high=True)
-        x, y = self._checked_data(x, y)
+        shuffle = checks.boolean("shuffle", shuffle)
+        _check_callbacks(callbacks)
         validation = None
-        if validation_data is not None:
-            if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-                raise ValueError("validation_data: expected a tuple (x, y), received something else")
-            validation = self._checked_data(*validation_data, prefix="validation_data ")
-        elif split:
+        with self._nothing_built_if_refused():
+            x, y = self._checked_data(x, y)
+            if validation_data is not None:
+                if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+                    raise ValueError("validation_data: expected a tuple (x, y), received something else")
+                validation = self._checked_data(*validation_data, prefix="validation_data ")
+        if validation is None and split:
             kept = int(len(x) * (1 - split))
             if kept < 1 or kept == len(x):
                 raise ValueError(
@@ -330,6 +350,7 @@ class Sequential:
         random = seeds.generator()
         for watcher in watchers:
             watcher.on_train_begin()
+        logs = {}
         for epoch in range(initial_epoch, epochs):
             for watcher in watchers:
                 watcher.on_epoch_begin(epoch)
@@ -534,6 +555,9 @@ class Sequential:
 
     def _resolve_loss(self):
         """Let the loss absorb the last activation if it can, and find the metrics that fit."""
+        for layer in self.layers:
+            if hasattr(layer, "absorbed"):
+                layer.absorbed = False
         last = self.layers[-1]
         if hasattr(last, "absorbed"):
             last.absorbed = not self.loss.from_logits and last.activation.name == self.loss.absorbs
@@ -606,13 +630,14 @@ class Sequential:
             raise ValueError(
                 f"{name}: expected shape (samples, {', '.join(map(str, self._input))}), received {x.shape}{hint}"
             )
-        return np.ascontiguousarray(x, self.dtype)
+        return checks.floats(name, x, self.dtype)
 
     def _checked_data(self, x, y, prefix=""):
-        x = self._checked_input(x, prefix + "x")
-        for metric in self.metrics:
-            metric_module.resolve(metric, self.loss, self.output_shape)
-        return x, self.loss.prepare(prefix + "y", y, len(x), self.output_shape, self.dtype)
+        with self._nothing_built_if_refused():
+            x = self._checked_input(x, prefix + "x")
+            for metric in self.metrics:
+                metric_module.resolve(metric, self.loss, self.output_shape)
+            return x, self.loss.prepare(prefix + "y", y, len(x), self.output_shape, self.dtype)
 
     def _require_built(self, what):
         if not self.built:
@@ -667,6 +692,14 @@ def _verbosity(verbose):
     if verbose not in ("auto", 0, 1, 2):
         raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, received {verbose!r}")
     return 1 if verbose == "auto" else verbose
+
+
+def _check_callbacks(callbacks):
+    if not isinstance(callbacks, (list, tuple, type(None))):
+        raise TypeError(f"callbacks: expected a list of callbacks, received {callbacks!r}")
+    for callback in callbacks or []:
+        if not isinstance(callback, callback_module.Callback):
+            raise TypeError(f"callbacks: expected a list of callbacks, received one with {callback!r}")
 
 
 class _Progress:

@@ -75,9 +75,7 @@ class SGD(Optimizer):
 
     def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, weight_decay=None, name="SGD", *, lr=None):
         self.momentum = checks.real("momentum", momentum, 0.0, 1.0)
-        if not isinstance(nesterov, bool):
-            raise TypeError(f"nesterov: expected True or False, received {nesterov!r}")
-        self.nesterov = nesterov
+        self.nesterov = checks.boolean("nesterov", nesterov)
         super().__init__(learning_rate, weight_decay, lr, name)
 
     def _used_slots(self):
@@ -163,9 +161,7 @@ class RMSprop(Optimizer):
         self.rho = checks.real("rho", rho, 0.0, 1.0, open_high=True)
         self.momentum = checks.real("momentum", momentum, 0.0, 1.0)
         self.epsilon = checks.real("epsilon", epsilon, 0.0)
-        if not isinstance(centered, bool):
-            raise TypeError(f"centered: expected True or False, received {centered!r}")
-        self.centered = centered
+        self.centered = checks.boolean("centered", centered)
         super().__init__(learning_rate, weight_decay, lr, name)
 
     def _used_slots(self):

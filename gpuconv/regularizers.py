@@ -15,8 +15,8 @@ class Regularizer:
 
     Examples
     --------
-    >>> L1L2(l1=0.1, l2=0.01)(np.array([1.0, -2.0]))
-    0.35
+    >>> L1L2(l1=0.25, l2=0.5)(np.array([1.0, -2.0]))
+    3.25
     """
 
     def __init__(self, l1=0.0, l2=0.0):

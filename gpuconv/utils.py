@@ -34,15 +34,17 @@ def to_categorical(x, num_classes=None):
            [0., 0., 1.]])
     """
     given = checks.numeric_array("x", x)
+    if given.min() < 0 or given.max() >= 2**31:
+        wrong = given.min() if given.min() < 0 else given.max()
+        raise ValueError(f"x: expected class numbers from 0 to 2**31 - 1, received {wrong}")
     labels = given.astype(np.int64)
     if not np.array_equal(labels, given):
         raise ValueError("x: expected whole class numbers, received fractions")
     if labels.ndim > 1 and labels.shape[-1] == 1:
         labels = labels[..., 0]
     classes = int(labels.max()) + 1 if num_classes is None else checks.integer("num_classes", num_classes, 1)
-    if labels.min() < 0 or labels.max() >= classes:
-        wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise ValueError(f"x: expected class numbers in [0, {classes}), received {wrong}")
+    if labels.max() >= classes:
+        raise ValueError(f"x: expected class numbers in [0, {classes}), received {labels.max()}")
     return np.eye(classes)[labels]
 
 

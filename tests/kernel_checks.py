@@ -350,7 +350,7 @@ def spread(x):
 
 @check
 def check_softmax(device, data, shape):
-    x = data.signal(shape, -30, 30)
+    x = data.signal(shape, -100, 100)
     outputs = run(device, "softmax", {"x": x}, {"y": data.garbage(shape)})
     expected = reference.softmax(x)
     assert_close(outputs[0], expected, data.dtype, shape[1], expected * spread(x))
@@ -455,7 +455,7 @@ def softmax_scales(logits, targets, scale):
 
 @check
 def check_softmax_cross_entropy(device, data, shape):
-    logits, targets = data.signal(shape, -10, 10), data.numbers(shape, 0, 1)
+    logits, targets = data.signal(shape, -100, 100), data.numbers(shape, 0, 1)
     targets[(targets < 0.2) | (logits == -np.inf)] = 0
     inputs = {"logits": logits, "targets": targets, "scale": 1 / shape[0]}
     return check_loss(device, data, "softmax_cross_entropy", inputs, *softmax_scales(**inputs))
@@ -467,7 +467,7 @@ def random_labels(data, shape):
 
 @check
 def check_sparse_softmax_cross_entropy(device, data, shape):
-    logits, labels = data.signal(shape, -10, 10), random_labels(data, shape)
+    logits, labels = data.signal(shape, -100, 100), random_labels(data, shape)
     inputs = {"logits": logits, "labels": labels, "scale": 1 / shape[0]}
     scales = softmax_scales(logits, np.eye(shape[1])[labels], 1 / shape[0])
     return check_loss(device, data, "sparse_softmax_cross_entropy", inputs, *scales)
@@ -529,7 +529,7 @@ def check_binary_cross_entropy(device, data, shape):
 
 @check
 def check_sigmoid_binary_cross_entropy(device, data, shape):
-    z, t = data.signal(shape, -10, 10), data.numbers(shape, 0, 1)
+    z, t = data.signal(shape, -100, 100), data.numbers(shape, 0, 1)
     inputs = {"logits": z, "targets": t, "scale": 1 / shape[0]}
     losses = (magnitude(z) * (1 + reference.double(t)) + 1).mean(axis=1)
     gradient = (reference.activation_value(reference.SIGMOID, 0, z) + t) / shape[1] / shape[0]

@@ -378,9 +378,9 @@ def mean_squared_error(predictions, targets, scale):
 
 def binary_cross_entropy(probabilities, targets, scale):
     p, t = double(probabilities), double(targets)
-    c = _clip(p)
-    losses = -(t * np.log(c) + (1 - t) * np.log(1 - c)).mean(axis=1)
-    gradient = np.where(_is_clipped(p), 0.0, -t / c + (1 - t) / (1 - c)) / p.shape[1]
+    yes, no = _clip(p), _clip(1 - p)  # not 1 - yes, which has lost digits where the clip is active
+    losses = -(t * np.log(yes) + (1 - t) * np.log(no)).mean(axis=1)
+    gradient = np.where(_is_clipped(p), 0.0, -t / yes + (1 - t) / no) / p.shape[1]
     return losses, scale * gradient
 
 

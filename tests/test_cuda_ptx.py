@@ -57,7 +57,10 @@ def launches(name, dtype):
     def record(kernel, blocks, threads, *arguments):
         assert all(isinstance(extent, int) for extent in (*blocks, *threads))
         assert all(extent <= 65535 for extent in blocks[1:])
+        assert np.prod(threads) <= 1024
         types = tuple(numba.typeof(argument) for argument in arguments)
+        wide = {numba.types.int64, numba.types.uint64, numba.types.float64} - {numba.from_dtype(np.dtype(dtype))}
+        assert wide.isdisjoint(types), "a Python number was passed where a NumPy scalar is wanted"
         found[Launch(kernel.py_func, types, int(np.prod(threads)))] = None
 
     with pytest.MonkeyPatch.context() as patch:
@@ -108,11 +111,11 @@ def assemble(ptx, capability, folder):
     return done.stdout + done.stderr
 
 
-def check(launch, capability, folder):
+def check(launch, capability, folder, dtype="float32"):
     ptx = ptx_of(launch.function, launch.types, capability)
     assert f".target sm_{capability[0]}{capability[1]}" in ptx
     assert "__local_depot" not in ptx, "an array is left in local memory instead of registers"
-    if not any("float64" in str(of) for of in launch.types):
+    if dtype == "float32":
         assert ".f64" not in ptx, "a float32 kernel does arithmetic in float64"
     if capability in ASSEMBLED:
         report = assemble(ptx, capability, folder)
@@ -138,7 +141,7 @@ def test_float32_kernels(name, capability, folder):
 def test_float64_kernels(name, folder):
     # Kept for gradient checks: that they compile is enough to know for one architecture.
     for launch in launches(name, "float64"):
-        check(launch, (9, 0), folder)
+        check(launch, (9, 0), folder, "float64")
 
 
 def test_fused_slopes_stay_in_float32(folder):

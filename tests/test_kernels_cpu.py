@@ -71,6 +71,39 @@ def test_kernel(name, dtype, data):
     CHECKS[name](cpu, Data(seed, dtype), **case)
 
 
+# One short of, at and one past the multiples of 6 to 64 that tiles and vectors of any processor have.
+EDGES = (1, 2, 3, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 23, 24, 25, 27, 28, 29, 31, 32, 33, 47, 48, 49, 63, 64, 65)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("name", [name for name in CHECKS if "2d" in name or name.startswith("dense")])
+def test_edges_of_tiles(name, dtype):
+    for edge in EDGES:
+        data = Data(edge, dtype)
+        for axis in range(3):
+            shape = [3, 3, 3]
+            shape[axis] = edge
+            width, channels, filters = shape
+            if name.startswith("correlate"):
+                padding = ("valid", "same")[axis % 2]
+                geometry = correlation_geometry((2, 3, width + 1, channels), 2, filters, padding=padding)
+                CHECKS[name](cpu, data, geometry, axis)
+            elif name.startswith("dense"):
+                CHECKS[name](cpu, data, shape, axis)
+            elif axis < 2:
+                picture = (2, 3, width + 1, channels)
+                if "pool" in name:
+                    CHECKS[name](cpu, data, pooling_geometry(picture, 2, axis + 1))
+                else:
+                    CHECKS[name](cpu, data, picture, ((1, 0), (0, 2)))
+    if name.startswith("correlate"):
+        for channels, filters in ((17, 33), (33, 17), (65, 9)):
+            CHECKS[name](cpu, Data(1, dtype), correlation_geometry((2, 9, 15, channels), 3, filters), 1)
+        for groups in (16, 17, 33):
+            geometry = correlation_geometry((2, 5, 6, groups), 3, 2 * groups, groups=groups)
+            CHECKS[name](cpu, Data(groups, dtype), geometry, 1)
+
+
 def test_memory():
     check_memory(cpu)
 

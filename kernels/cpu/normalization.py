@@ -92,5 +92,6 @@ def batch_normalization_gradient(x, mean, variance, gamma, dy, epsilon, dx, dgam
 def moving_average(new, momentum, average):
     """average = momentum * average + (1 - momentum) * new."""
     keep = average.dtype.type(momentum)
+    take = average.dtype.type(1.0 - momentum)
     for c in range(average.size):
-        average[c] = keep * average[c] + (average.dtype.type(1) - keep) * new[c]
+        average[c] = keep * average[c] + take * new[c]

@@ -97,7 +97,8 @@ def _softmax_cross_entropy(logits, targets, scale, losses, gradient):
             target = targets[row, column]
             powers += real(math.exp(distance))
             target_sum += target
-            product += target * distance
+            if target != real(0):  # a class that cannot be (logit -inf) costs nothing where nothing is expected of it
+                product += target * distance
         partial[row_of_block, lane] = powers
         target_partial[row_of_block, lane] = target_sum
         product_partial[row_of_block, lane] = product
@@ -153,13 +154,19 @@ def _sparse_softmax_cross_entropy(logits, labels, scale, losses, gradient):
 
 @inline
 def clip_probability(p, smallest):
-    """The probability, at least `smallest` and at most 1 - 1e-7."""
+    """The probability, at least `smallest` and at most 1 - 1e-7; NaN stays NaN."""
     smallest, largest = type(p)(smallest), type(p)(LARGEST_PROBABILITY)
     if p < smallest:
         return smallest
     if p > largest:
         return largest
     return p
+
+
+@inline
+def is_clipped(p):
+    """Whether `clip_probability` changes the probability."""
+    return p < type(p)(SMALLEST_PROBABILITY) or p > type(p)(LARGEST_PROBABILITY)
 
 
 @cuda.jit(cache=True)
@@ -186,9 +193,8 @@ def _cross_entropy(probabilities, targets, scale, losses, gradient):
         loss, slope_sum = real(0), real(0)
         for column in range(lane, end, LANES):
             q = probabilities[row, column] / total
-            clipped = clip_probability(q, SMALLEST_PROBABILITY)
-            loss -= targets[row, column] * real(math.log(clipped))
-            if clipped == q:
+            loss -= targets[row, column] * real(math.log(clip_probability(q, SMALLEST_PROBABILITY)))
+            if not is_clipped(q):
                 slope_sum -= targets[row, column] / q * q
         partial[row_of_block, lane] = loss
         slope_partial[row_of_block, lane] = slope_sum
@@ -201,9 +207,7 @@ def _cross_entropy(probabilities, targets, scale, losses, gradient):
             losses[row] = loss
         for column in range(lane, end, LANES):
             q = probabilities[row, column] / total
-            slope = real(0)
-            if clip_probability(q, SMALLEST_PROBABILITY) == q:
-                slope = -targets[row, column] / q
+            slope = real(0) if is_clipped(q) else -targets[row, column] / q
             gradient[row, column] = scale * ((slope - slope_sum) / total)
         first_row += cuda.gridDim.x * ROWS
 
@@ -230,16 +234,13 @@ def _sparse_cross_entropy(probabilities, labels, scale, losses, gradient):
         if row < rows:
             label = labels[row]
             q = probabilities[row, label] / total
-            clipped = clip_probability(q, SMALLEST_PROBABILITY)
-            free = clipped == q
             if lane == 0:
-                losses[row] = -real(math.log(clipped))
+                losses[row] = -real(math.log(clip_probability(q, SMALLEST_PROBABILITY)))
+            label_slope = real(0) if is_clipped(q) else real(-1) / q
+            slope_sum = label_slope * q
             for column in range(lane, end, LANES):
-                slope = real(0)
-                if free:
-                    # -1 / q by the label's own probability, and 1 by way of the total
-                    slope = (real(1) - real(1) / q) / total if column == label else real(1) / total
-                gradient[row, column] = scale * slope
+                slope = label_slope if column == label else real(0)
+                gradient[row, column] = scale * ((slope - slope_sum) / total)
         first_row += cuda.gridDim.x * ROWS
 
 
@@ -253,7 +254,7 @@ def element_loss(kind, p, t):
         # 1 - p is clipped on its own: in float32, what is left of 1 - (1 - 1e-7) is 19 % too large.
         yes, no = clip_probability(p, SMALLEST_PROBABILITY), clip_probability(one - p, 1 - LARGEST_PROBABILITY)
         loss = -(t * type(p)(math.log(yes)) + (one - t) * type(p)(math.log(no)))
-        slope = (one - t) / no - t / yes if yes == p and no == one - p else type(p)(0)
+        slope = type(p)(0) if is_clipped(p) else (one - t) / no - t / yes
         return loss, slope
     # SIGMOID_BINARY_CROSS_ENTROPY: max(z, 0) - z t + log(1 + e^-|z|), and sigmoid(z) - t
     decay = type(p)(math.exp(-abs(p)))
