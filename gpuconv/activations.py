@@ -92,7 +92,8 @@ class SoftmaxFunction(ActivationFunction):
 
 def _rows(array):
     """A matrix view whose rows are the last axis."""
-    return array if len(array.shape) == 2 else array.reshape(-1, array.shape[-1])
+    # Not shape[-1]: like kernels, shapes of Numba's simulator take no negative indices.
+    return array if len(array.shape) == 2 else array.reshape(-1, array.shape[len(array.shape) - 1])
 
 
 linear = ActivationFunction("linear", formulas.LINEAR)

@@ -820,7 +820,7 @@ class BatchNormalization(Layer):
         return state
 
     def forward(self, x, state, training):
-        state.x_rows = x.reshape(-1, x.shape[-1])
+        state.x_rows = x.reshape(-1, self.output_shape[-1])
         mean, variance = self.moving_mean.value, self.moving_variance.value
         if training:
             mean, variance = state.mean, state.variance
@@ -834,8 +834,8 @@ class BatchNormalization(Layer):
 
     def backward(self, dy, state, wants_dx):
         self.device.batch_normalization_gradient(
-            state.x_rows, state.mean, state.variance, self.gamma.value, dy.reshape(-1, dy.shape[-1]), self.epsilon,
-            state.dx_rows, self.gamma.gradient, self.beta.gradient,
+            state.x_rows, state.mean, state.variance, self.gamma.value, dy.reshape(-1, self.output_shape[-1]),
+            self.epsilon, state.dx_rows, self.gamma.gradient, self.beta.gradient,
         )  # fmt: skip
         return state.dx if wants_dx else None
 

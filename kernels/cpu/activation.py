@@ -2,60 +2,60 @@
 
 import math
 
-import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from . import formulas
-from .threads import CHUNK
+from .threads import share
+
+# An exponential takes about as long as this many multiply-adds.
+FORMULA_WORK = 8
 
 
-# Arrays of any rank go in as flat views, so that one compiled version serves all.
+# Arrays of any rank go in as flat views, so that one compiled version serves all; elements are the tasks.
 def activate(x, activation, alpha, y):
     """y = activation(x)."""
-    _activate(x.reshape(-1), activation, alpha, y.reshape(-1))
+    share(_activate, x.size, x.size * FORMULA_WORK, x.reshape(-1), activation, alpha, y.reshape(-1))
 
 
 def activate_gradient(x, dy, activation, alpha, dx):
     """dx = dy * activation'(x)."""
-    _activate_gradient(x.reshape(-1), dy.reshape(-1), activation, alpha, dx.reshape(-1))
+    flat = x.reshape(-1), dy.reshape(-1), activation, alpha, dx.reshape(-1)
+    share(_activate_gradient, x.size, x.size * FORMULA_WORK, *flat)
 
 
 def relu(x, negative_slope, max_value, threshold, y):
     """Keras's general ReLU; see `gpuconv.kernels.formulas.clip_relu`."""
-    _relu(x.reshape(-1), negative_slope, max_value, threshold, y.reshape(-1))
+    share(_relu, x.size, x.size, x.reshape(-1), negative_slope, max_value, threshold, y.reshape(-1))
 
 
 def relu_gradient(x, dy, negative_slope, max_value, threshold, dx):
     """dx = dy * relu'(x)."""
-    _relu_gradient(x.reshape(-1), dy.reshape(-1), negative_slope, max_value, threshold, dx.reshape(-1))
+    flat = x.reshape(-1), dy.reshape(-1), negative_slope, max_value, threshold, dx.reshape(-1)
+    share(_relu_gradient, x.size, x.size, *flat)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def _activate(x, activation, alpha, y):
-    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
-        for i in range(np.intp(chunk) * CHUNK, min(np.intp(chunk) * CHUNK + CHUNK, x.size)):
-            y[i] = formulas.activate(activation, alpha, x[i])
+@njit(cache=True, nogil=True, error_model="numpy")
+def _activate(first, last, x, activation, alpha, y):
+    for i in range(first, last):
+        y[i] = formulas.activate(activation, alpha, x[i])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def _activate_gradient(x, dy, activation, alpha, dx):
-    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
-        for i in range(np.intp(chunk) * CHUNK, min(np.intp(chunk) * CHUNK + CHUNK, x.size)):
-            dx[i] = dy[i] * formulas.slope(activation, alpha, x[i])
+@njit(cache=True, nogil=True, error_model="numpy")
+def _activate_gradient(first, last, x, dy, activation, alpha, dx):
+    for i in range(first, last):
+        dx[i] = dy[i] * formulas.slope(activation, alpha, x[i])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def _relu(x, negative_slope, max_value, threshold, y):
-    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
-        for i in range(np.intp(chunk) * CHUNK, min(np.intp(chunk) * CHUNK + CHUNK, x.size)):
-            y[i] = formulas.clip_relu(negative_slope, max_value, threshold, x[i])
+@njit(cache=True, nogil=True, error_model="numpy")
+def _relu(first, last, x, negative_slope, max_value, threshold, y):
+    for i in range(first, last):
+        y[i] = formulas.clip_relu(negative_slope, max_value, threshold, x[i])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def _relu_gradient(x, dy, negative_slope, max_value, threshold, dx):
-    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
-        for i in range(np.intp(chunk) * CHUNK, min(np.intp(chunk) * CHUNK + CHUNK, x.size)):
-            dx[i] = dy[i] * formulas.clip_relu_slope(negative_slope, max_value, threshold, x[i])
+@njit(cache=True, nogil=True, error_model="numpy")
+def _relu_gradient(first, last, x, dy, negative_slope, max_value, threshold, dx):
+    for i in range(first, last):
+        dx[i] = dy[i] * formulas.clip_relu_slope(negative_slope, max_value, threshold, x[i])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

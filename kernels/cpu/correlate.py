@@ -19,133 +19,139 @@ Every innermost loop runs over output channels, which lie next to each other in 
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from .formulas import activate, slope_from_value
-from .threads import SERIAL_WORK
+from .threads import share
 
 # Input channels whose filter gradients one task holds: 8 x 64 floats stay in the first-level cache.
 CHANNEL_BLOCK = 8
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _forward_row(row, x, filters, bias, geometry, activation, alpha, y):
-    """One row of output pixels."""
-    g = geometry
-    picture, i = divmod(row, g.out_height)
-    group_channels = g.channels // g.groups
-    group_filters = g.out_channels // g.groups
-    for j in range(g.out_width):
-        pixel = y[picture, i, j]
-        for f in range(g.out_channels):
-            pixel[f] = bias[f]
-        for a in range(g.kernel_height):
-            u = i * g.stride_height - g.pad_top + a * g.dilation_height
-            if u < 0 or u >= g.height:
-                continue
-            for b in range(g.kernel_width):
-                v = j * g.stride_width - g.pad_left + b * g.dilation_width
-                if v < 0 or v >= g.width:
-                    continue
-                for group in range(g.groups):
-                    first = group * group_filters
-                    out = pixel[first : first + group_filters]
-                    for c in range(group_channels):
-                        value = x[picture, u, v, group * group_channels + c]
-                        weights = filters[a, b, c, first : first + group_filters]
-                        for f in range(group_filters):
-                            out[f] += value * weights[f]
-        if activation:
-            for f in range(g.out_channels):
-                pixel[f] = activate(activation, alpha, pixel[f])
-
-
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 def correlate2d(x, filters, bias, geometry, activation, alpha, y):
     """Forward: rows of output pixels are independent tasks."""
     rows = geometry.batch * geometry.out_height
-    if filters.size * rows * geometry.out_width < SERIAL_WORK:
-        for row in range(rows):
-            _forward_row(row, x, filters, bias, geometry, activation, alpha, y)
-    else:
-        for row in prange(rows):
-            _forward_row(np.intp(row), x, filters, bias, geometry, activation, alpha, y)
+    work = filters.size * rows * geometry.out_width
+    share(_forward_rows, rows, work, x, filters, bias, geometry, activation, alpha, y)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _forward_rows(first_row, last_row, x, filters, bias, geometry, activation, alpha, y):
+    g = geometry
+    group_channels = g.channels // g.groups
+    group_filters = g.out_channels // g.groups
+    for row in range(first_row, last_row):
+        picture, i = divmod(row, g.out_height)
+        for j in range(g.out_width):
+            pixel = y[picture, i, j]
+            for f in range(g.out_channels):
+                pixel[f] = bias[f]
+            for a in range(g.kernel_height):
+                u = i * g.stride_height - g.pad_top + a * g.dilation_height
+                if u < 0 or u >= g.height:
+                    continue
+                for b in range(g.kernel_width):
+                    v = j * g.stride_width - g.pad_left + b * g.dilation_width
+                    if v < 0 or v >= g.width:
+                        continue
+                    for group in range(g.groups):
+                        first = group * group_filters
+                        out = pixel[first : first + group_filters]
+                        for c in range(group_channels):
+                            value = x[picture, u, v, group * group_channels + c]
+                            weights = filters[a, b, c, first : first + group_filters]
+                            for f in range(group_filters):
+                                out[f] += value * weights[f]
+            if activation:
+                for f in range(g.out_channels):
+                    pixel[f] = activate(activation, alpha, pixel[f])
+
+
+def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
+    """Gradient by input: rows of input pixels are independent tasks."""
+    rows = geometry.batch * geometry.height
+    work = filters.size * (dy.size // geometry.out_channels)
+    share(_input_gradient_rows, rows, work, dy, y, filters, geometry, activation, alpha, dx)
 
 
 # Reassociation lets the dot products below use vector registers; NaN and infinity still propagate.
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _input_gradient_row(row, dy, y, filters, geometry, activation, alpha, dx):
-    """One row of input pixels: gathers from every output row whose window covers it."""
+def _input_gradient_rows(first_row, last_row, dy, y, filters, geometry, activation, alpha, dx):
+    # Each row of input pixels gathers from every output row whose window covers it.
     g = geometry
-    picture, u = divmod(row, g.height)
     group_channels = g.channels // g.groups
     group_filters = g.out_channels // g.groups
     dz = np.empty(g.out_channels, dx.dtype)
-    dx[picture, u] = 0
-    for a in range(g.kernel_height):
-        i, remainder = divmod(u + g.pad_top - a * g.dilation_height, g.stride_height)
-        if remainder or i < 0 or i >= g.out_height:
-            continue
-        for j in range(g.out_width):
-            for f in range(g.out_channels):
-                dz[f] = dy[picture, i, j, f] * slope_from_value(activation, alpha, y[picture, i, j, f])
-            for b in range(g.kernel_width):
-                v = j * g.stride_width - g.pad_left + b * g.dilation_width
-                if v < 0 or v >= g.width:
-                    continue
-                for group in range(g.groups):
-                    first = group * group_filters
-                    for c in range(group_channels):
-                        total = dx.dtype.type(0)
-                        for f in range(first, first + group_filters):
-                            total += dz[f] * filters[a, b, c, f]
-                        dx[picture, u, v, group * group_channels + c] += total
+    for row in range(first_row, last_row):
+        picture, u = divmod(row, g.height)
+        dx[picture, u] = 0
+        for a in range(g.kernel_height):
+            i, remainder = divmod(u + g.pad_top - a * g.dilation_height, g.stride_height)
+            if remainder or i < 0 or i >= g.out_height:
+                continue
+            for j in range(g.out_width):
+                for f in range(g.out_channels):
+                    dz[f] = dy[picture, i, j, f] * slope_from_value(activation, alpha, y[picture, i, j, f])
+                for b in range(g.kernel_width):
+                    v = j * g.stride_width - g.pad_left + b * g.dilation_width
+                    if v < 0 or v >= g.width:
+                        continue
+                    for group in range(g.groups):
+                        first = group * group_filters
+                        for c in range(group_channels):
+                            total = dx.dtype.type(0)
+                            for f in range(first, first + group_filters):
+                                total += dz[f] * filters[a, b, c, f]
+                            dx[picture, u, v, group * group_channels + c] += total
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
-    """Gradient by input: rows of input pixels are independent tasks."""
-    rows = geometry.batch * geometry.height
-    if filters.size * dy.size // geometry.out_channels < SERIAL_WORK:
-        for row in range(rows):
-            _input_gradient_row(row, dy, y, filters, geometry, activation, alpha, dx)
-    else:
-        for row in prange(rows):
-            _input_gradient_row(np.intp(row), dy, y, filters, geometry, activation, alpha, dx)
+def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias):
+    """Gradient by filters and bias.
+
+    Each task owns the gradients of one filter cell for up to CHANNEL_BLOCK input channels and
+    adds up all pixels in order; the last task is the bias.
+    """
+    blocks = -(-(geometry.channels // geometry.groups) // CHANNEL_BLOCK)
+    tasks = geometry.kernel_height * geometry.kernel_width * blocks + 1
+    work = dfilters.size * (dy.size // geometry.out_channels)
+    share(_filters_gradient_blocks, tasks, work, x, dy, y, geometry, activation, alpha, dfilters, dbias)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _filters_gradient_block(task, x, dy, y, geometry, activation, alpha, dfilters):
-    """The gradients of one filter cell for up to CHANNEL_BLOCK input channels, over all pixels in order."""
+def _filters_gradient_blocks(first_task, last_task, x, dy, y, geometry, activation, alpha, dfilters, dbias):
     g = geometry
     group_channels = g.channels // g.groups
     group_filters = g.out_channels // g.groups
     blocks = (group_channels + CHANNEL_BLOCK - 1) // CHANNEL_BLOCK
-    cell, block = divmod(task, blocks)
-    a, b = divmod(cell, g.kernel_width)
-    first_channel = block * CHANNEL_BLOCK
-    last_channel = min(first_channel + CHANNEL_BLOCK, group_channels)
     dz = np.empty(g.out_channels, x.dtype)
-    dfilters[a, b, first_channel:last_channel] = 0
-    for picture in range(g.batch):
-        for i in range(g.out_height):
-            u = i * g.stride_height - g.pad_top + a * g.dilation_height
-            if u < 0 or u >= g.height:
-                continue
-            for j in range(g.out_width):
-                v = j * g.stride_width - g.pad_left + b * g.dilation_width
-                if v < 0 or v >= g.width:
+    for task in range(first_task, last_task):
+        cell, block = divmod(task, blocks)
+        a, b = divmod(cell, g.kernel_width)
+        if a == g.kernel_height:
+            _bias_gradient(dy, y, activation, alpha, dbias)
+            continue
+        first_channel = block * CHANNEL_BLOCK
+        last_channel = min(first_channel + CHANNEL_BLOCK, group_channels)
+        dfilters[a, b, first_channel:last_channel] = 0
+        for picture in range(g.batch):
+            for i in range(g.out_height):
+                u = i * g.stride_height - g.pad_top + a * g.dilation_height
+                if u < 0 or u >= g.height:
                     continue
-                for f in range(g.out_channels):
-                    dz[f] = dy[picture, i, j, f] * slope_from_value(activation, alpha, y[picture, i, j, f])
-                for group in range(g.groups):
-                    first = group * group_filters
-                    part = dz[first : first + group_filters]
-                    for c in range(first_channel, last_channel):
-                        value = x[picture, u, v, group * group_channels + c]
-                        gradient = dfilters[a, b, c, first : first + group_filters]
-                        for f in range(group_filters):
-                            gradient[f] += value * part[f]
+                for j in range(g.out_width):
+                    v = j * g.stride_width - g.pad_left + b * g.dilation_width
+                    if v < 0 or v >= g.width:
+                        continue
+                    for f in range(g.out_channels):
+                        dz[f] = dy[picture, i, j, f] * slope_from_value(activation, alpha, y[picture, i, j, f])
+                    for group in range(g.groups):
+                        first = group * group_filters
+                        part = dz[first : first + group_filters]
+                        for c in range(first_channel, last_channel):
+                            value = x[picture, u, v, group * group_channels + c]
+                            gradient = dfilters[a, b, c, first : first + group_filters]
+                            for f in range(group_filters):
+                                gradient[f] += value * part[f]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -162,25 +168,3 @@ def _bias_gradient(dy, y, activation, alpha, dbias):
                     picture_sum[f] += dy[picture, i, j, f] * slope_from_value(activation, alpha, y[picture, i, j, f])
         for f in range(channels):
             dbias[f] += picture_sum[f]
-
-
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias):
-    """Gradient by filters and bias.
-
-    Each task owns its part of `dfilters` and adds up all pixels in order, so that the sums
-    do not depend on the number of threads; the last task is the bias.
-    """
-    group_channels = geometry.channels // geometry.groups
-    blocks = (group_channels + CHANNEL_BLOCK - 1) // CHANNEL_BLOCK
-    tasks = geometry.kernel_height * geometry.kernel_width * blocks
-    if dfilters.size * dy.size // geometry.out_channels < SERIAL_WORK:
-        for task in range(tasks):
-            _filters_gradient_block(task, x, dy, y, geometry, activation, alpha, dfilters)
-        _bias_gradient(dy, y, activation, alpha, dbias)
-    else:
-        for task in prange(tasks + 1):
-            if task < tasks:
-                _filters_gradient_block(np.intp(task), x, dy, y, geometry, activation, alpha, dfilters)
-            else:
-                _bias_gradient(dy, y, activation, alpha, dbias)

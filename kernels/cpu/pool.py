@@ -5,82 +5,67 @@ The gradients are gathers: every input cell sums over the windows that cover it,
 so that no two tasks write one cell.
 """
 
-import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from .threads import SERIAL_WORK
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _max_row(row, x, geometry, y, winner):
-    """One row of output pixels; the first of equal cells wins, and so does the first NaN."""
-    g = geometry
-    picture, i = divmod(row, g.out_height)
-    for j in range(g.out_width):
-        best = y[picture, i, j]
-        place = winner[picture, i, j]
-        empty = True
-        for a in range(g.kernel_height):
-            u = i * g.stride_height - g.pad_top + a
-            if u < 0 or u >= g.height:
-                continue
-            for b in range(g.kernel_width):
-                v = j * g.stride_width - g.pad_left + b
-                if v < 0 or v >= g.width:
-                    continue
-                cell = a * g.kernel_width + b
-                for c in range(g.channels):
-                    value = x[picture, u, v, c]
-                    # "not <=" rather than ">", so that NaN wins; best == best, so that nothing beats it.
-                    if empty or (not value <= best[c] and best[c] == best[c]):
-                        best[c] = value
-                        place[c] = cell
-                empty = False
+from .threads import share
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 def max_pool2d(x, geometry, y, winner):
     """The largest cell of each window, and its number within the window, row by row."""
-    rows = geometry.batch * geometry.out_height
-    if x.size < SERIAL_WORK:
-        for row in range(rows):
-            _max_row(row, x, geometry, y, winner)
-    else:
-        for row in prange(rows):
-            _max_row(np.intp(row), x, geometry, y, winner)
+    share(_max_rows, geometry.batch * geometry.out_height, x.size, x, geometry, y, winner)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _max_gradient_row(row, dy, winner, geometry, dx):
-    """One row of input pixels: each takes the gradient of the windows that it won."""
+def _max_rows(first_row, last_row, x, geometry, y, winner):
     g = geometry
-    picture, u = divmod(row, g.height)
-    dx[picture, u] = 0
-    for a in range(g.kernel_height):
-        i, remainder = divmod(u + g.pad_top - a, g.stride_height)
-        if remainder or i < 0 or i >= g.out_height:
-            continue
+    for row in range(first_row, last_row):
+        picture, i = divmod(row, g.out_height)
         for j in range(g.out_width):
-            for b in range(g.kernel_width):
-                v = j * g.stride_width - g.pad_left + b
-                if v < 0 or v >= g.width:
+            best = y[picture, i, j]
+            place = winner[picture, i, j]
+            empty = True
+            for a in range(g.kernel_height):
+                u = i * g.stride_height - g.pad_top + a
+                if u < 0 or u >= g.height:
                     continue
-                cell = a * g.kernel_width + b
-                for c in range(g.channels):
-                    if winner[picture, i, j, c] == cell:
-                        dx[picture, u, v, c] += dy[picture, i, j, c]
+                for b in range(g.kernel_width):
+                    v = j * g.stride_width - g.pad_left + b
+                    if v < 0 or v >= g.width:
+                        continue
+                    cell = a * g.kernel_width + b
+                    for c in range(g.channels):
+                        value = x[picture, u, v, c]
+                        # "not <=" rather than ">", so that NaN wins; best == best, so that nothing beats it.
+                        if empty or (not value <= best[c] and best[c] == best[c]):
+                            best[c] = value
+                            place[c] = cell
+                    empty = False
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 def max_pool2d_gradient(dy, winner, geometry, dx):
     """dx[cell] = sum of dy over the windows whose winner is the cell."""
-    rows = geometry.batch * geometry.height
-    if dx.size < SERIAL_WORK:
-        for row in range(rows):
-            _max_gradient_row(row, dy, winner, geometry, dx)
-    else:
-        for row in prange(rows):
-            _max_gradient_row(np.intp(row), dy, winner, geometry, dx)
+    share(_max_gradient_rows, geometry.batch * geometry.height, dx.size, dy, winner, geometry, dx)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _max_gradient_rows(first_row, last_row, dy, winner, geometry, dx):
+    g = geometry
+    for row in range(first_row, last_row):
+        picture, u = divmod(row, g.height)
+        dx[picture, u] = 0
+        for a in range(g.kernel_height):
+            i, remainder = divmod(u + g.pad_top - a, g.stride_height)
+            if remainder or i < 0 or i >= g.out_height:
+                continue
+            for j in range(g.out_width):
+                for b in range(g.kernel_width):
+                    v = j * g.stride_width - g.pad_left + b
+                    if v < 0 or v >= g.width:
+                        continue
+                    cell = a * g.kernel_width + b
+                    for c in range(g.channels):
+                        if winner[picture, i, j, c] == cell:
+                            dx[picture, u, v, c] += dy[picture, i, j, c]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -89,61 +74,49 @@ def _real_cells(first, kernel, extent):
     return min(first + kernel, extent) - max(first, 0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _average_row(row, x, geometry, y):
-    g = geometry
-    picture, i = divmod(row, g.out_height)
-    top = i * g.stride_height - g.pad_top
-    for j in range(g.out_width):
-        left = j * g.stride_width - g.pad_left
-        mean = y[picture, i, j]
-        mean[:] = 0
-        for u in range(max(top, 0), min(top + g.kernel_height, g.height)):
-            for v in range(max(left, 0), min(left + g.kernel_width, g.width)):
-                for c in range(g.channels):
-                    mean[c] += x[picture, u, v, c]
-        cells = _real_cells(top, g.kernel_height, g.height) * _real_cells(left, g.kernel_width, g.width)
-        for c in range(g.channels):
-            mean[c] /= x.dtype.type(cells)
-
-
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 def average_pool2d(x, geometry, y):
     """The mean of the real cells of each window."""
-    rows = geometry.batch * geometry.out_height
-    if x.size < SERIAL_WORK:
-        for row in range(rows):
-            _average_row(row, x, geometry, y)
-    else:
-        for row in prange(rows):
-            _average_row(np.intp(row), x, geometry, y)
+    share(_average_rows, geometry.batch * geometry.out_height, x.size, x, geometry, y)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _average_gradient_row(row, dy, geometry, dx):
+def _average_rows(first_row, last_row, x, geometry, y):
     g = geometry
-    picture, u = divmod(row, g.height)
-    dx[picture, u] = 0
-    for a in range(g.kernel_height):
-        i, remainder = divmod(u + g.pad_top - a, g.stride_height)
-        if remainder or i < 0 or i >= g.out_height:
-            continue
-        rows = _real_cells(i * g.stride_height - g.pad_top, g.kernel_height, g.height)
+    for row in range(first_row, last_row):
+        picture, i = divmod(row, g.out_height)
+        top = i * g.stride_height - g.pad_top
         for j in range(g.out_width):
             left = j * g.stride_width - g.pad_left
-            cells = dx.dtype.type(rows * _real_cells(left, g.kernel_width, g.width))
-            for v in range(max(left, 0), min(left + g.kernel_width, g.width)):
-                for c in range(g.channels):
-                    dx[picture, u, v, c] += dy[picture, i, j, c] / cells
+            mean = y[picture, i, j]
+            mean[:] = 0
+            for u in range(max(top, 0), min(top + g.kernel_height, g.height)):
+                for v in range(max(left, 0), min(left + g.kernel_width, g.width)):
+                    for c in range(g.channels):
+                        mean[c] += x[picture, u, v, c]
+            cells = _real_cells(top, g.kernel_height, g.height) * _real_cells(left, g.kernel_width, g.width)
+            for c in range(g.channels):
+                mean[c] /= x.dtype.type(cells)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 def average_pool2d_gradient(dy, geometry, dx):
     """dx[cell] = sum over the windows that hold the cell of dy / (real cells of the window)."""
-    rows = geometry.batch * geometry.height
-    if dx.size < SERIAL_WORK:
-        for row in range(rows):
-            _average_gradient_row(row, dy, geometry, dx)
-    else:
-        for row in prange(rows):
-            _average_gradient_row(np.intp(row), dy, geometry, dx)
+    share(_average_gradient_rows, geometry.batch * geometry.height, dx.size, dy, geometry, dx)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _average_gradient_rows(first_row, last_row, dy, geometry, dx):
+    g = geometry
+    for row in range(first_row, last_row):
+        picture, u = divmod(row, g.height)
+        dx[picture, u] = 0
+        for a in range(g.kernel_height):
+            i, remainder = divmod(u + g.pad_top - a, g.stride_height)
+            if remainder or i < 0 or i >= g.out_height:
+                continue
+            rows = _real_cells(i * g.stride_height - g.pad_top, g.kernel_height, g.height)
+            for j in range(g.out_width):
+                left = j * g.stride_width - g.pad_left
+                cells = dx.dtype.type(rows * _real_cells(left, g.kernel_width, g.width))
+                for v in range(max(left, 0), min(left + g.kernel_width, g.width)):
+                    for c in range(g.channels):
+                        dx[picture, u, v, c] += dy[picture, i, j, c] / cells

@@ -1,10 +1,13 @@
 """Dropout, with a mask that is computed rather than stored."""
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from .formulas import philox4x32
-from .threads import CHUNK
+from .threads import share
+
+# Multiply-adds that one block of four words costs, roughly.
+BLOCK_WORK = 64
 
 
 def dropout(x, rate, seed, stream, step, y):
@@ -14,21 +17,21 @@ def dropout(x, rate, seed, stream, step, y):
     `seed`: the same mask on every device and for any number of threads, and again in the
     backward pass, where `x` is the gradient.
     """
-    _dropout(x.reshape(-1), rate, np.uint64(seed), np.uint32(stream), np.uint32(step), y.reshape(-1))
+    blocks = -(-x.size // 4)
+    numbers = np.uint64(seed), np.uint32(stream), np.uint32(step)
+    share(_dropout_blocks, blocks, blocks * BLOCK_WORK, x.reshape(-1), rate, *numbers, y.reshape(-1))
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def _dropout(x, rate, seed, stream, step, y):
+@njit(cache=True, nogil=True, error_model="numpy")
+def _dropout_blocks(first_block, last_block, x, rate, seed, stream, step, y):
     threshold = np.uint32(rate * 4294967296.0)
     scale = x.dtype.type(1.0 / (1.0 - rate))
     key0 = np.uint32(seed & np.uint64(0xFFFFFFFF))
     key1 = np.uint32(seed >> np.uint64(32))
-    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
-        # CHUNK is a multiple of four, so blocks of four words do not cross tasks.
-        for first in range(np.intp(chunk) * CHUNK, min(np.intp(chunk) * CHUNK + CHUNK, x.size), 4):
-            block = np.uint64(first // 4)
-            low = np.uint32(block & np.uint64(0xFFFFFFFF))
-            words = philox4x32(low, np.uint32(block >> np.uint64(32)), stream, step, key0, key1)
-            for k in range(min(4, x.size - first)):
-                # A product with zero would keep NaN; a dropped element is gone.
-                y[first + k] = x[first + k] * scale if words[k] >= threshold else x.dtype.type(0)
+    for block in range(first_block, last_block):
+        low = np.uint32(np.uint64(block) & np.uint64(0xFFFFFFFF))
+        high = np.uint32(np.uint64(block) >> np.uint64(32))
+        words = philox4x32(low, high, stream, step, key0, key1)
+        for i in range(4 * block, min(4 * block + 4, x.size)):
+            # A product with zero would keep NaN; a dropped element is gone.
+            y[i] = x[i] * scale if words[i - 4 * block] >= threshold else x.dtype.type(0)

@@ -1,15 +1,63 @@
 """How work is shared among threads.
 
-A compiled call costs about half a microsecond, a parallel region a few more, so small
-problems run on the calling thread.  Tasks are cut by the problem's shape alone, and a
-task writes nothing that another reads: results are bitwise the same for any number of
-threads.
+A kernel is a compiled function over a range of independent tasks, ``body(first, last, ...)``, that runs without
+Python's lock.  `share` runs it whole on the calling thread, or cuts the range into parts that several threads take in
+turn.  A task writes nothing that another reads and does not depend on how the range was cut, so that results are
+bitwise the same for any number of threads.
+
+Numba's own ``parallel=True`` would start threads faster (in microseconds, where `share` takes tens of them), but it
+compiles every kernel three to four times over, which for the first run of the digits example is the difference
+between 8 and 20 seconds, and its threads wait for each other in busy loops, which on a busy machine slowed the same
+example down tenfold.
 """
 
-# Multiply-adds, or elements moved, below which the calling thread works alone.  A parallel region on an
-# idle machine pays off earlier, but on a busy one each region waits for the slowest thread to be
-# scheduled, which takes milliseconds: the small layers of the digits network slowed down twentyfold.
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from numba import config, get_num_threads
+
+# Multiply-adds, or elements moved, that take about as long as waking the other threads does.
 SERIAL_WORK = 1 << 19
 
-# Elements of a flat array that one task handles.
-CHUNK = 1 << 14
+# Parts for each thread: several, so that a thread that is held up leaves its share to the others.
+PARTS = 4
+
+
+def share(body, tasks, work, *arguments):
+    """Run ``body(first, last, *arguments)`` over the tasks ``0 .. tasks - 1``.
+
+    Parameters
+    ----------
+    body : compiled function
+        Must have been compiled with ``nogil=True``.
+    tasks : int
+    work : int
+        Multiply-adds, or elements moved, of all tasks together.
+    """
+    threads = min(get_num_threads(), tasks)
+    if work < SERIAL_WORK or threads == 1:
+        body(0, tasks, *arguments)
+        return
+    size = -(-tasks // (threads * PARTS))
+    # next() of a range's iterator is atomic under Python's lock: every part is taken once.
+    starts = iter(range(0, tasks, size))
+
+    def take_parts():
+        for first in starts:
+            body(first, min(first + size, tasks), *arguments)
+
+    others = [_pool().submit(take_parts) for _ in range(threads - 1)]
+    take_parts()
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _pool():
+    return ThreadPoolExecutor(config.NUMBA_NUM_THREADS, thread_name_prefix="gpuconv")
+
+
+# A forked process inherits the pool but not its threads.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
