@@ -11,7 +11,7 @@ The choice, first match wins:
 4. ``auto``: CUDA if a GPU of compute capability 7.5 or higher answers, else the CPU.
 """
 
-import importlib
+import importlib.util
 import os
 import platform
 import sys
@@ -101,6 +101,9 @@ def current():
 @cache
 def cuda_status():
     """Whether CUDA can be used here, and why not."""
+    if not _simulated() and importlib.util.find_spec("numba_cuda") is None:
+        # Numba has an old CUDA target of its own, which is not even looked at: importing it takes a second.
+        return False, "the package numba-cuda is not installed: pip install 'gpuconv[cuda13]' (or 'gpuconv[cuda12]')"
     return importlib.import_module("gpuconv.kernels.cuda.toolkit").probe()
 
 

@@ -35,7 +35,8 @@ class Sequential:
     layers : list of Layer, optional
     name : str, default 'sequential'
     device : {'auto', 'cpu', 'cuda'}, optional
-        Default: the device in use when the model first computes; see `gpuconv.device`.
+        Default: the device in use whenever the model computes; see `gpuconv.device`.  A model that
+        moves to another device takes its weights along; its optimiser starts afresh.
     dtype : {'float32', 'float64'}, default 'float32'
 
     Examples
@@ -91,6 +92,8 @@ class Sequential:
         shape = self.output_shape if self.layers else self._input
         if shape is None and not self.layers:
             shape = layer.given_input_shape
+        elif shape is not None and layer.given_input_shape not in (None, shape):
+            raise ValueError(f"input_shape: expected {shape}, what comes before, received {layer.given_input_shape}")
         if shape is not None:
             layer.build(shape, self.dtype)
             self._input = self._input or shape
@@ -257,6 +260,8 @@ class Sequential:
         names = [metric.name for metric in chosen]
         if len(set(names)) != len(names) or "loss" in names:
             raise ValueError(f"metrics: expected names of their own, received {names}")
+        if self.optimizer is not None:
+            self.optimizer.owner = None
         optimizer.owner = self
         optimizer.reset()
         self.optimizer, self.loss, self.metrics = optimizer, loss, chosen

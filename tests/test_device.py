@@ -161,6 +161,9 @@ def test_a_model_moves_with_its_weights(gpu):
 
 # ------------------------------------------------------------------ what is missing
 
+# Without its cache, and before the fixture puts another in its place.
+REAL_STATUS = device.cuda_status.__wrapped__
+
 BROKEN = {
     "no package": ("numba-cuda is not installed", {"find_spec": lambda name: None}),
     "a package that cannot be imported": (
@@ -180,11 +183,11 @@ BROKEN = {
 
 @pytest.mark.parametrize(("missing", "settings"), BROKEN.values(), ids=BROKEN)
 def test_the_error_says_what_is_missing_and_what_installs_it(missing, settings, monkeypatch):
-    monkeypatch.setattr(device, "cuda_status", toolkit.probe)
+    monkeypatch.setattr(device, "cuda_status", REAL_STATUS)
     monkeypatch.setattr(toolkit, "SIMULATED", False)
-    monkeypatch.setattr(toolkit.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: name)
     for name, value in settings.items():
-        monkeypatch.setattr(toolkit.importlib.util if name == "find_spec" else toolkit, name, value)
+        monkeypatch.setattr(device.importlib.util if name == "find_spec" else toolkit, name, value)
     for ask in (
         lambda: gpuconv.use_device("cuda"),
         lambda: models.Sequential(device="cuda"),

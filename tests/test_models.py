@@ -945,3 +945,19 @@ def test_steps_after_the_first_make_no_arrays(monkeypatch):
     # Between epochs an order goes to the device, new sums start there and others are read.
     assert third[0] - second[0] == second[0] - first[0]
     assert "empty" not in made[first[0] :]
+
+
+def test_a_layer_that_names_another_input_is_refused():
+    model = models.Sequential([layers.Input((8, 8, 1))])
+    with pytest.raises(ValueError, match=r"input_shape: expected \(8, 8, 1\).*received \(28, 28, 1\)"):
+        model.add(layers.Conv2D(2, 3, input_shape=(28, 28, 1)))
+    assert model.layers == []
+
+
+def test_an_optimizer_that_was_replaced_is_free():
+    old = optimizers.SGD()
+    first, second = (models.Sequential([layers.Input((2,)), layers.Dense(1)]) for _ in range(2))
+    first.compile(old, "mse")
+    first.compile("adam", "mse")
+    second.compile(old, "mse")
+    assert second.optimizer is old

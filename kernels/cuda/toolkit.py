@@ -8,7 +8,6 @@ stand in for both and compile the kernels where no GPU is.
 
 import functools
 import importlib.metadata
-import importlib.util
 import warnings
 
 import numpy as np
@@ -96,8 +95,6 @@ def probe():
 def _probe():
     if SIMULATED and cuda is not None:
         return True, "Numba's CUDA simulator"
-    if importlib.util.find_spec("numba_cuda") is None:
-        return False, f"the package numba-cuda is not installed: {INSTALL}"
     if cuda is None:
         return False, f"the package numba-cuda cannot be imported ({_import_error}): {INSTALL}"
     problem = cuda.cuda_error()
