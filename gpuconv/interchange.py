@@ -51,6 +51,11 @@ class Borrowed:
                     f"{', '.join(arrays)}: expected GPU arrays of one dtype, float32 or float64, "
                     f"received {sorted(map(str, dtypes))}"
                 )
+            if not all(_is_contiguous(array) for array in self.arrays):
+                raise ValueError(
+                    f"{', '.join(arrays)}: expected C-contiguous GPU arrays, channels last, received strided ones; "
+                    "copy them first, with ascontiguousarray() or contiguous()"
+                )
             self.dtype = dtypes.pop()
         else:
             self.device = devices.current()
@@ -86,6 +91,16 @@ def _numeric(name, array):
     if array.size == 0:
         raise ValueError(f"{name}: expected at least one element, received an empty array of shape {array.shape}")
     return array
+
+
+def _is_contiguous(array):
+    """Whether the elements lie one after another, the last axis fastest."""
+    step = array.dtype.itemsize
+    for extent, stride in zip(reversed(array.shape), reversed(array.strides), strict=True):
+        if extent != 1 and stride != step:
+            return False
+        step *= extent
+    return True
 
 
 def _as_numba(array):

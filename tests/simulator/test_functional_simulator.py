@@ -82,3 +82,9 @@ def test_mixtures_and_other_types_are_refused():
         functional.relu(cuda.to_device(np.ones(3, np.int32)))
     with pytest.raises(ValueError, match="x: expected 4 axes"):
         functional.max_pool2d(cuda.to_device(MATRIX))
+
+
+def test_strided_device_arrays_are_refused():
+    pictures = cuda.to_device(np.asfortranarray(X))
+    with pytest.raises(ValueError, match="x: expected C-contiguous GPU arrays.*received strided"):
+        functional.average_pool2d(pictures)
