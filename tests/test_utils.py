@@ -83,7 +83,8 @@ def test_digits():
 
 
 def test_digits_are_those_of_scikit_learn():
-    sklearn_datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn has the same digits, to compare")
+    from sklearn import datasets as sklearn_datasets
+
     theirs = sklearn_datasets.load_digits()
     images, labels = datasets.digits.load_data()
     np.testing.assert_array_equal(images, theirs.images)

@@ -86,5 +86,5 @@ def test_mixtures_and_other_types_are_refused():
 
 def test_strided_device_arrays_are_refused():
     pictures = cuda.to_device(np.asfortranarray(X))
-    with pytest.raises(ValueError, match="x: expected C-contiguous GPU arrays.*received strided"):
+    with pytest.raises(ValueError, match=r"x: expected C-contiguous GPU arrays.*received strided"):
         functional.average_pool2d(pictures)
