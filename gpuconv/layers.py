@@ -840,6 +840,14 @@ class BatchNormalization(Layer):
         return state.dx if wants_dx else None
 
 
+# Keras's other names.
+Convolution2D = Conv2D
+DepthwiseConvolution2D = DepthwiseConv2D
+MaxPool2D = MaxPooling2D
+AvgPool2D = AveragePooling2D
+GlobalAvgPool2D = GlobalAveragePooling2D
+
+
 def _checked_shape(name, shape):
     shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
     if not shape or not all(checks.is_integer(extent) and extent >= 1 for extent in shape):
