@@ -12,6 +12,11 @@ class Callback:
     """
 
     model = None
+    params: dict = {}  # noqa: RUF012 - replaced by `set_params`, never changed
+
+    def set_params(self, params):
+        """Called once before training, with ``epochs``, ``steps`` and ``metrics``, the names that logs will hold."""
+        self.params = params
 
     def set_model(self, model):
         """Called once before training."""
@@ -77,6 +82,10 @@ class EarlyStopping(Callback):
         self.restore_best_weights = restore_best_weights
 
     def on_train_begin(self, logs=None):
+        names = self.params["metrics"]
+        if self.monitor not in names:
+            hint = "; val_ values need validation data" if self.monitor.startswith("val_") else ""
+            raise ValueError(f"monitor: expected one of {', '.join(names)}, received {self.monitor!r}{hint}")
         self.best = np.inf
         self.best_weights = None
         self.best_epoch = 0
@@ -84,9 +93,6 @@ class EarlyStopping(Callback):
         self._waited = 0
 
     def on_epoch_end(self, epoch, logs=None):
-        logs = logs or {}
-        if self.monitor not in logs:
-            raise ValueError(f"monitor: expected one of {', '.join(logs)}, received {self.monitor!r}")
         value = self.sign * logs[self.monitor]
         if value < self.best - self.min_delta:
             self.best, self.best_epoch, self._waited = value, epoch, 0

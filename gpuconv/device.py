@@ -30,7 +30,7 @@ class DeviceError(RuntimeError):
 
 
 class use_device:  # noqa: N801 - used as a function
-    """Choose the device for what follows, or for a ``with`` block.
+    """Choose the device for what follows, or for a ``with`` block, in all threads of the process.
 
     Parameters
     ----------

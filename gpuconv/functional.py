@@ -10,7 +10,7 @@ filters ``(kernel_height, kernel_width, in_channels / groups, out_channels)``.
 import numpy as np
 
 from . import activations, checks, seeds
-from .interchange import Borrowed, shape_of
+from .interchange import Borrowed, lives_on_gpu, shape_of
 from .kernels.formulas import LINEAR
 from .kernels.geometry import as_pair, correlation_geometry, pooling_geometry
 
@@ -58,6 +58,97 @@ def correlate2d(x, filters, bias=None, strides=1, padding="valid", dilation_rate
     x, filters, bias = borrowed.arrays
     borrowed.device.correlate2d(x, filters, bias, geometry, code, alpha, z)
     return borrowed.give_back(_activated(borrowed, function, z))
+
+
+def convolve2d(x, filters, bias=None, strides=1, padding="valid", dilation_rate=1, groups=1, activation=None):
+    """2D convolution of pictures with filters, with bias and activation: `correlate2d` with the filters turned.
+
+    ``y[n, i, j, f] = activation(bias[f] + sum_{a, b, c} x[n, i s - p + (h - 1 - a) d, j s - p + (w - 1 - b) d, c]
+    filters[a, b, c, f])`` for filters of h x w cells, stride s, dilation d and padding p.  The picture is walked one
+    way and the filter the other, which makes the operation commutative: with ``padding='full'`` picture and filter
+    may change places.  A cross-correlation, which walks both the same way, lacks that, and is all the same what
+    "convolutional" layers compute: where filters are learnt, a turned filter is as good as any other.  Goodfellow,
+    Bengio and Courville, "Deep Learning" (2016), equations 9.4 to 9.6.
+
+    Parameters
+    ----------
+    x : array, shape (batch, height, width, in_channels)
+    filters : array, shape (kernel_height, kernel_width, in_channels / groups, out_channels)
+        Turned by half a turn, that is flipped along both axes, before use.
+    bias : array, shape (out_channels,), optional
+    strides, dilation_rate : int or pair of int, default 1
+    padding : {'valid', 'same', 'full'}, int, pair, or pair of pairs, default 'valid'
+        As in `correlate2d`.  ``'same'`` puts the odd cell at the bottom and right, as Keras does, so that filters of
+        an even size give what ``scipy.signal.convolve2d(mode='same')`` gives moved on by one pixel.
+    groups : int, default 1
+    activation : str or activation, optional
+
+    Returns
+    -------
+    array, shape (batch, out_height, out_width, out_channels)
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes, types or settings do not fit, naming the argument.
+
+    Examples
+    --------
+    A filter with one bright corner moves the picture; the correlation moves it the other way.
+
+    >>> x = np.arange(9.0).reshape(1, 3, 3, 1)
+    >>> corner = np.array([[1.0, 0.0], [0.0, 0.0]]).reshape(2, 2, 1, 1)
+    >>> convolve2d(x, corner)[0, :, :, 0]
+    array([[4., 5.],
+           [7., 8.]])
+    >>> correlate2d(x, corner)[0, :, :, 0]
+    array([[0., 1.],
+           [3., 4.]])
+    """
+    _correlation(shape_of("x", x, 4), filters, strides, padding, dilation_rate, groups)
+    return correlate2d(x, _turned(filters), bias, strides, padding, dilation_rate, groups, activation)
+
+
+def conv2d(x, kernel, strides=1, padding="valid", data_format=None, dilation_rate=1):
+    """`correlate2d` under the name and with the arguments of ``keras.ops.conv`` and ``keras.backend.conv2d``.
+
+    Like every library's "conv2d" it does not flip the kernel; what does is `convolve2d`.
+
+    Parameters
+    ----------
+    x : array, shape (batch, height, width, in_channels)
+    kernel : array, shape (kernel_height, kernel_width, in_channels / groups, out_channels)
+        The number of groups follows from its channels and those of `x`.
+    strides, dilation_rate : int or pair of int, default 1
+    padding : {'valid', 'same'}, default 'valid'
+        ``'same'``: as many output pixels as ``ceil(extent / stride)``, the odd cell at the bottom and right.
+    data_format : {'channels_last'}, optional
+        The default, and all there is: with ``'channels_first'``, transpose the pictures.
+
+    Returns
+    -------
+    array, shape (batch, out_height, out_width, out_channels)
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes, types or settings do not fit, naming the argument.
+
+    Examples
+    --------
+    >>> conv2d(np.ones((1, 4, 4, 2)), np.ones((3, 3, 2, 5)), padding="same").shape
+    (1, 4, 4, 5)
+    """
+    if data_format is not None:
+        checks.choice("data_format", data_format, ("channels_last",))
+    checks.choice("padding", padding, ("valid", "same"))
+    channels, kernel_channels = shape_of("x", x, 4)[3], shape_of("kernel", kernel, 4)[2]
+    if channels % kernel_channels:
+        raise ValueError(
+            f"kernel: expected input channels that divide the {channels} channels of x, received {kernel_channels}"
+        )
+    groups = channels // kernel_channels
+    return correlate2d(x, kernel, None, strides, padding, dilation_rate, groups)
 
 
 def correlate2d_gradient_input(dy, filters, input_shape, strides=1, padding="valid", dilation_rate=1, groups=1):
@@ -260,6 +351,16 @@ def _correlation(input_shape, filters, strides, padding, dilation_rate, groups):
             f"{geometry.groups} groups), received {in_channels}"
         )
     return geometry
+
+
+def _turned(filters):
+    """Filters by half a turn, where they live."""
+    if not lives_on_gpu(filters):
+        return np.asarray(filters)[::-1, ::-1]
+    # Filters are small: they are turned on the host, and back on the GPU they are Numba's.
+    borrowed = Borrowed(filters=filters)
+    host = borrowed.device.to_host(*borrowed.arrays)
+    return borrowed.device.from_host(np.ascontiguousarray(host[::-1, ::-1]))
 
 
 def _expect_shape(name, array, shape):

@@ -46,6 +46,8 @@ class Layer:
         # Arrays that kernels need where a layer has no weight, such as the zeros of an absent bias.
         self.constants = []
         self.device = None
+        # Whether a model has it: two cannot share one.
+        self.owned = False
 
     @property
     def built(self):
@@ -115,6 +117,26 @@ class Layer:
     def backward(self, dy, state, wants_dx):
         """Write the gradients of the weights; return ``dx``, or None if it is not wanted."""
         raise NotImplementedError(f"{type(self).__name__} must define backward")
+
+    @property
+    def weights(self):
+        """All weights, trainable or not."""
+        return list(self.variables)
+
+    @property
+    def trainable_weights(self):
+        """The weights that training changes."""
+        return [variable for variable in self.variables if variable.trainable]
+
+    @property
+    def trainable(self):
+        """True: gpuconv trains every layer, and refuses to be told otherwise rather than ignore it."""
+        return True
+
+    @trainable.setter
+    def trainable(self, value):
+        if value is not True:
+            raise ValueError(f"trainable: expected True, since frozen layers are not supported, received {value!r}")
 
     def count_params(self):
         """The number of weights, trainable or not."""

@@ -45,21 +45,24 @@ class Loss:
         name = self.logits_kernel if from_logits else self.kernel
         getattr(device, name)(predictions, targets, scale, losses, gradient)
 
-    def __call__(self, y_true, y_pred):
-        """The mean loss of predictions `y_pred` against targets `y_true`."""
+    def rows(self, y_true, y_pred):
+        """The loss of each row of predictions `y_pred` against targets `y_true`, shape ``y_pred.shape[:-1]``."""
         predictions = checks.numeric_array("y_pred", y_pred)
         if predictions.ndim < 2:
             raise ValueError(f"y_pred: expected shape (samples, outputs), received {predictions.shape}")
-        dtype = np.float64 if predictions.dtype == np.float64 else np.float32
+        dtype = np.dtype("float64" if predictions.dtype == np.float64 else "float32")
         targets = self.prepare("y_true", y_true, len(predictions), predictions.shape[1:], dtype)
         device = devices.current()
         rows = predictions.size // predictions.shape[-1]
         matrix = device.from_host(predictions.astype(dtype).reshape(rows, -1))
         targets = device.from_host(targets.reshape(-1) if self.sparse else targets.reshape(rows, -1))
-        values = device.empty((rows,), np.dtype(dtype))
-        gradient = device.empty(matrix.shape, np.dtype(dtype))
+        values, gradient = device.empty((rows,), dtype), device.empty(matrix.shape, dtype)
         self.compute(device, matrix, targets, self.from_logits, 1.0, values, gradient)
-        return float(device.to_host(values).mean(dtype=np.float64))
+        return device.to_host(values).reshape(predictions.shape[:-1])
+
+    def __call__(self, y_true, y_pred):
+        """The mean loss of predictions `y_pred` against targets `y_true`."""
+        return float(self.rows(y_true, y_pred).mean(dtype=np.float64))
 
     def __repr__(self):
         return f"<loss {self.name!r}>"
@@ -183,6 +186,48 @@ class BinaryCrossentropy(Loss):
         return targets
 
 
+def categorical_crossentropy(y_true, y_pred, from_logits=False):
+    """`CategoricalCrossentropy` of each sample.
+
+    Examples
+    --------
+    >>> categorical_crossentropy([[0, 1], [1, 0]], [[0.5, 0.5], [1.0, 1.0]]).round(6)
+    array([0.693147, 0.693147])
+    """
+    return CategoricalCrossentropy(from_logits).rows(y_true, y_pred)
+
+
+def sparse_categorical_crossentropy(y_true, y_pred, from_logits=False):
+    """`SparseCategoricalCrossentropy` of each sample."""
+    return SparseCategoricalCrossentropy(from_logits).rows(y_true, y_pred)
+
+
+def binary_crossentropy(y_true, y_pred, from_logits=False):
+    """`BinaryCrossentropy` of each sample."""
+    return BinaryCrossentropy(from_logits).rows(y_true, y_pred)
+
+
+def mean_squared_error(y_true, y_pred):
+    """`MeanSquaredError` of each sample.
+
+    Examples
+    --------
+    >>> mean_squared_error([[0.0, 0.0], [1.0, 1.0]], [[1.0, 3.0], [1.0, 1.0]])
+    array([5., 0.])
+    """
+    return MeanSquaredError().rows(y_true, y_pred)
+
+
+mse = mean_squared_error
+
+_FUNCTIONS = {
+    categorical_crossentropy: CategoricalCrossentropy,
+    sparse_categorical_crossentropy: SparseCategoricalCrossentropy,
+    binary_crossentropy: BinaryCrossentropy,
+    mean_squared_error: MeanSquaredError,
+}
+
+
 def _snake_case(name):
     return "".join("_" + letter.lower() if letter.isupper() else letter for letter in name).lstrip("_")
 
@@ -197,5 +242,9 @@ _REGISTRY = {
 
 
 def get(identifier):
-    """Read a Keras identifier: a name such as ``'mse'``, a class or an instance."""
+    """Read a Keras identifier: a name such as ``'mse'``, a function of this module, a class or an instance."""
+    if callable(identifier) and identifier in _FUNCTIONS:
+        return _FUNCTIONS[identifier]()
+    if identifier is Loss:
+        raise TypeError("loss: expected a loss of gpuconv.losses, received their base class")
     return checks.lookup("loss", identifier, _REGISTRY, Loss)

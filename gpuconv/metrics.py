@@ -1,6 +1,6 @@
 """Metrics, with Keras's names: one value a row, averaged over the samples seen."""
 
-from . import checks, losses
+from . import checks
 
 
 class Metric:
@@ -75,7 +75,7 @@ class Accuracy(Metric):
         """The accuracy that fits: sparse by the loss, binary for one output, else categorical."""
         if loss.sparse:
             return SparseCategoricalAccuracy(self.name)
-        if output_shape[-1] == 1 or isinstance(loss, losses.BinaryCrossentropy):
+        if output_shape[-1] == 1:
             return BinaryAccuracy(self.name)
         return CategoricalAccuracy(self.name)
 

@@ -80,7 +80,7 @@ class Sequential:
         """
         if not isinstance(layer, Layer):
             raise TypeError(f"layer: expected a layer, received {layer!r}")
-        if layer in self.layers or layer.built:
+        if layer.owned:
             raise ValueError(f"layer: expected a new layer, received {layer!r}, which belongs to a model already")
         if isinstance(layer, Input):
             if self._input is not None or self.layers:
@@ -89,16 +89,23 @@ class Sequential:
             return
         if self.name_is_taken(layer.name):
             raise ValueError(f"layer: expected a name of its own, received {layer.name!r}, which another layer has")
-        shape = self.output_shape if self.layers else self._input
+        shape = self._output
         if shape is None and not self.layers:
             shape = layer.given_input_shape
         elif shape is not None and layer.given_input_shape not in (None, shape):
             raise ValueError(f"input_shape: expected {shape}, what comes before, received {layer.given_input_shape}")
+        if layer.built and layer.input_shape != shape:
+            raise ValueError(
+                f"layer: expected one whose weights fit samples of shape {shape}, "
+                f"received {layer!r}, made for {layer.input_shape}"
+            )
         if shape is not None:
-            layer.build(shape, self.dtype)
+            if not layer.built:
+                layer.build(shape, self.dtype)
             self._input = self._input or shape
         layer.name = layer.name or self._new_name(layer)
         self._release()
+        layer.owned = True
         self.layers.append(layer)
 
     def pop(self):
@@ -106,7 +113,9 @@ class Sequential:
         if not self.layers:
             raise ValueError("pop: expected a model with layers, received one without")
         self._release()
-        return self.layers.pop()
+        layer = self.layers.pop()
+        layer.owned = False
+        return layer
 
     def build(self, input_shape):
         """Make the weights for samples of the given shape, without the batch.
@@ -149,7 +158,12 @@ class Sequential:
 
     @property
     def output_shape(self):
-        """Shape of one sample of the output, without the batch."""
+        """``(None, ...)``: None stands for the batch."""
+        return None if self._output is None else (None, *self._output)
+
+    @property
+    def _output(self):
+        """Shape of one sample of the output."""
         return self.layers[-1].output_shape if self.layers else self._input
 
     def get_layer(self, name=None, index=None):
@@ -186,6 +200,8 @@ class Sequential:
     def trainable_variables(self):
         """The weights that training changes."""
         return [variable for variable in self.variables if variable.trainable]
+
+    trainable_weights = trainable_variables
 
     def count_params(self):
         """The number of weights, trainable or not."""
@@ -245,6 +261,8 @@ class Sequential:
         loss : str or Loss
         metrics : list of str or Metric, optional
             ``'accuracy'`` becomes the accuracy that fits loss and output.
+
+        Compiling again starts the optimiser afresh; the weights stay.
         """
         if loss is None:
             raise ValueError("loss: expected a string or a loss, received None")
@@ -335,22 +353,24 @@ class Sequential:
                 if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
                     raise ValueError("validation_data: expected a tuple (x, y), received something else")
                 validation = self._checked_data(*validation_data, prefix="validation_data ")
-        if validation is None and split:
-            kept = int(len(x) * (1 - split))
-            if kept < 1 or kept == len(x):
-                raise ValueError(
-                    f"validation_split: expected samples on both sides, received {split} for {len(x)} samples"
-                )
-            x, validation = x[:kept], (x[kept:], y[kept:])
-            y = y[:kept]
+            elif split:
+                kept = int(len(x) * (1 - split))
+                if kept < 1 or kept == len(x):
+                    raise ValueError(
+                        f"validation_split: expected samples on both sides, received {split} for {len(x)} samples"
+                    )
+                x, validation = x[:kept], (x[kept:], y[kept:])
+                y = y[:kept]
 
         self._bind()
         data = self._to_device(x, y)
         validation = validation and self._to_device(*validation)
         history = self.history = callback_module.History()
         watchers = [history, *(callbacks or [])]
+        names = [*self._value_names, *(f"val_{name}" for name in self._value_names if validation)]
         for watcher in watchers:
             watcher.set_model(self)
+            watcher.set_params({"epochs": epochs, "steps": -(-len(x) // batch_size), "metrics": names})
         self.stop_training = False
         random = seeds.generator()
         for watcher in watchers:
@@ -417,10 +437,11 @@ class Sequential:
         """
         batch_size = checks.integer("batch_size", 32 if batch_size is None else batch_size, 1)
         _verbosity(verbose)
-        x = self._checked_input(x, "x")
+        with self._nothing_built_if_refused():
+            x = self._checked_input(x, "x")
         self._bind()
         samples = self.device.from_host(x)
-        output = np.empty((len(x), *self.output_shape), self.dtype)
+        output = np.empty((len(x), *self._output), self.dtype)
         for start in range(0, len(x), batch_size):
             part = samples[start : start + batch_size]
             states = self._states(part.shape[0], training=False)
@@ -429,7 +450,8 @@ class Sequential:
 
     def __call__(self, x, training=False):
         """The model's output for one batch, as a NumPy array; `training` switches dropout on."""
-        x = self._checked_input(x, "x")
+        with self._nothing_built_if_refused():
+            x = self._checked_input(x, "x")
         self._bind()
         states = self._states(len(x), training=training)
         return self.device.to_host(self._forward(self.device.from_host(x), states, training))
@@ -523,14 +545,20 @@ class Sequential:
         if self._parameters is not None and self.device is devices.module(name):
             return
         device = devices.module(name)
+        if self.loss is not None:
+            self._resolve_loss()
         trainable = self.trainable_variables
-        ends, offsets, size = [], [], 0
+        # Every variable is a region of the flat buffer, and so is the gap behind it, which has no penalty.
+        ends, offsets, factors, size = [], [], [], 0
         for variable in trainable:
             offsets.append(size)
-            ends.append(size + variable.size)
+            penalty = variable.regularizer
+            factors += [(penalty.l1, penalty.l2) if penalty else (0.0, 0.0), (0.0, 0.0)]
+            end = size + variable.size
             size += -(-variable.size // _ALIGNMENT) * _ALIGNMENT
+            ends += [end, size]
         parameters, gradients = (device.zeros((size,), self.dtype) for _ in range(2))
-        for variable, start, end in zip(trainable, offsets, ends, strict=True):
+        for variable, start, end in zip(trainable, offsets, ends[::2], strict=True):
             variable.bind(device, *(flat[start:end].reshape(variable.shape) for flat in (parameters, gradients)))
         for layer in self.layers:
             for variable in [v for v in layer.variables if not v.trainable] + layer.constants:
@@ -538,7 +566,6 @@ class Sequential:
         for number, layer in enumerate(self.layers):
             layer.device = device
             layer.stream = number
-        factors = [(v.regularizer.l1, v.regularizer.l2) if v.regularizer else (0.0, 0.0) for v in trainable]
         l1, l2 = np.array(factors, self.dtype).reshape(-1, 2).T
         self._penalized = bool(l1.any() or l2.any())
         self._regions = [device.from_host(np.array(part)) for part in (np.array(ends, np.int32), l1, l2)]
@@ -547,8 +574,6 @@ class Sequential:
         self._plans, self._arrays, self._capacity = {}, {}, 0
         if self.optimizer is not None:
             self.optimizer.reset()
-        if self.loss is not None:
-            self._resolve_loss()
 
     def _release(self):
         """Forget the device's buffers, because the layers or the loss change; the weights stay."""
@@ -566,7 +591,7 @@ class Sequential:
         last = self.layers[-1]
         if hasattr(last, "absorbed"):
             last.absorbed = not self.loss.from_logits and last.activation.name == self.loss.absorbs
-        shape = self.output_shape
+        shape = self._output
         self._rows_per_sample = int(np.prod(shape[:-1]))
         self._resolved_metrics = [metric_module.resolve(metric, self.loss, shape) for metric in self.metrics]
         self._value_names = ["loss", *(metric.name for metric in self._resolved_metrics)]
@@ -593,13 +618,13 @@ class Sequential:
         states.x_rows = states.x.reshape(batch, -1)
         if self.loss is not None:
             rows = batch * self._rows_per_sample
-            classes = self.output_shape[-1]
-            shape, dtype = (self.output_shape[:-1], np.int32) if self.loss.sparse else (self.output_shape, None)
+            classes = self._output[-1]
+            shape, dtype = (self._output[:-1], np.int32) if self.loss.sparse else (self._output, None)
             states.y_rows = array("targets", (int(np.prod(shape)),), dtype)
             states.targets = states.y_rows.reshape(rows) if self.loss.sparse else states.y_rows.reshape(rows, classes)
             states.losses = array("losses", (self._rows_per_sample,)).reshape(rows)
             states.hits = array("hits", (self._rows_per_sample,)).reshape(rows)
-            states.gradient = array("gradient", self.output_shape)
+            states.gradient = array("gradient", self._output)
             states.gradient_rows = states.gradient.reshape(rows, classes)
         return states
 
@@ -641,8 +666,8 @@ class Sequential:
         with self._nothing_built_if_refused():
             x = self._checked_input(x, prefix + "x")
             for metric in self.metrics:
-                metric_module.resolve(metric, self.loss, self.output_shape)
-            return x, self.loss.prepare(prefix + "y", y, len(x), self.output_shape, self.dtype)
+                metric_module.resolve(metric, self.loss, self._output)
+            return x, self.loss.prepare(prefix + "y", y, len(x), self._output, self.dtype)
 
     def _require_built(self, what):
         if not self.built:

@@ -40,9 +40,11 @@ class Optimizer:
     def step(self, device, parameters, gradients):
         """Take one step: change `parameters` in place."""
         if self._moments is None:
-            self._moments = [
-                device.zeros(parameters.shape if used else (1,), parameters.dtype) for used in self._used_slots()
-            ]
+            self._moments = [device.zeros((1,), parameters.dtype) for _ in self._used_slots()]
+        for slot, used in enumerate(self._used_slots()):
+            # A setting that starts to use a moment, momentum for example, may change between two steps.
+            if used and self._moments[slot].shape != parameters.shape:
+                self._moments[slot] = device.zeros(parameters.shape, parameters.dtype)
         self.iterations += 1
         self._apply(device, parameters, gradients)
 

@@ -10,7 +10,7 @@ Rules that every function of the table keeps:
   name says so (optimisers change parameters and their own moments in place);
 - pictures are ``(batch, height, width, channels)``, filters ``(kernel_height, kernel_width,
   channels / groups, out_channels)``, dense kernels ``(in, out)``, everything C-contiguous;
-- all floating arrays of a call have one dtype, float32 or float64, and sums are kept in it;
+- all floating arrays of a call have one dtype, float32 or float64, and sums are kept in it or in a wider one;
 - the order of every sum is fixed by the shapes alone, never by the number of threads, so
   that results are bitwise repeatable;
 - NaN and infinities propagate as IEEE 754 says;
@@ -33,6 +33,9 @@ TABLE = {
     "correlate2d": "x filters bias geometry activation alpha y",
     "correlate2d_gradient_input": "dy y filters geometry activation alpha dx",
     "correlate2d_gradient_filters": "x dy y geometry activation alpha dfilters dbias",
+    # image: one picture without channels, continued beyond its edges by indices of rows and columns; -1 stands
+    # for fillvalue.  The CPU computes it in every dtype.
+    "correlate_image": "x rows columns fillvalue kernel y",
     # pool: winner holds the number of the winning cell in its window, row by row
     "max_pool2d": "x geometry y winner",
     "max_pool2d_gradient": "dy winner geometry dx",

@@ -171,11 +171,13 @@ def pytest_collect_file(file_path, parent):
     return collectors
 
 
-def pytest_runtest_protocol(item):
+def pytest_runtest_protocol(item, nextitem):
     if not isinstance(item, SimulatorItem):
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in item.reports():
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    # What the test before this one had set up, and the next one does not share.
+    item.session._setupstate.teardown_exact(nextitem)
     return True

@@ -145,6 +145,13 @@ def _average_pool2d_gradient(make):
     return {label: (make.normal(*g.output_shape), g, make.output(*g.input_shape)) for label, g in _POOLS.items()}
 
 
+def _correlate_image(make):
+    rows = np.array([-1, 0, 1, 2, 2], np.int32)
+    columns = np.array([3, 0, 1, 2, 3, 4, -1, 0], np.int32)
+    picture, kernel = make.normal(3, 5), make.normal(2, 3)
+    return {"continued": (picture, rows, columns, 0.5, kernel, make.output(4, 6))}
+
+
 def _zero_pad2d(make):
     return {"uneven": (make.normal(2, 3, 4, 3), 1, 2, make.output(2, 6, 7, 3))}
 
@@ -341,6 +348,7 @@ _BUILDERS = {
     "correlate2d": _correlate2d,
     "correlate2d_gradient_input": _correlate2d_gradient_input,
     "correlate2d_gradient_filters": _correlate2d_gradient_filters,
+    "correlate_image": _correlate_image,
     "max_pool2d": _max_pool2d,
     "max_pool2d_gradient": _max_pool2d_gradient,
     "average_pool2d": _average_pool2d,

@@ -272,6 +272,23 @@ def check_average_pool2d_gradient(device, data, geometry):
 
 
 @check
+def check_correlate_image(device, data, shape, kernel_size, beyond):
+    x, kernel = data.signal(shape), data.numbers(kernel_size)
+    # Rows and columns of the picture in any order, some several times, some from beyond its edges.
+    rows, columns = (
+        data.random.integers(-1, extent, max(extent + more, cells)).astype(np.int32)
+        for extent, more, cells in zip(shape, beyond, kernel_size, strict=True)
+    )
+    inputs = {"x": x, "rows": rows, "columns": columns, "fillvalue": 0.75, "kernel": kernel}
+    y = data.garbage((rows.size - kernel_size[0] + 1, columns.size - kernel_size[1] + 1))
+    outputs = run(device, "correlate_image", inputs, {"y": y})
+    expected = reference.correlate_image(x, rows, columns, 0.75, kernel)
+    scale = reference.correlate_image(magnitude(x), rows, columns, 0.75, magnitude(kernel))
+    assert_close(outputs[0], expected, data.dtype, kernel.size, scale)
+    return outputs
+
+
+@check
 def check_zero_pad2d(device, data, shape, padding):
     (top, bottom), (left, right) = padding
     batch, height, width, channels = shape

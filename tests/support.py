@@ -128,6 +128,11 @@ def _arguments(**strategies):
 
 _correlation = _arguments(geometry=correlations(), activation=st.sampled_from(FUSABLE))
 _pooling = _arguments(geometry=poolings())
+_image = _arguments(
+    shape=extents((40, 70)).map(tuple),
+    kernel_size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    beyond=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+)
 _padding = _arguments(shape=st.tuples(*[st.integers(1, 9)] * 4), padding=explicit_padding())
 _dense = _arguments(shape=extents((70, 70, 70), small=9).map(tuple), activation=st.sampled_from(FUSABLE))
 _activation = _arguments(shape=shapes, activation=st.sampled_from(ACTIVATIONS))
@@ -165,6 +170,7 @@ CASES = {
     "correlate2d": _correlation,
     "correlate2d_gradient_input": _correlation,
     "correlate2d_gradient_filters": _correlation,
+    "correlate_image": _image,
     "max_pool2d": _pooling,
     "max_pool2d_gradient": _pooling,
     "average_pool2d": _pooling,

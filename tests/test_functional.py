@@ -8,9 +8,10 @@ import reference
 from gpuconv.kernels import formulas
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import signal
 from support import assert_close, correlations, extents, matrices, poolings, seeds
 
-from gpuconv import activations, functional
+from gpuconv import activations, functional, layers, models
 
 CODES = {
     "linear": (formulas.LINEAR, 0.0),
@@ -89,6 +90,93 @@ def test_gradients_of_correlate2d(geometry, seed, dtype):
     for result, exact, size in zip(results, expected, sizes, strict=True):
         assert result.dtype == dtype
         assert_close(result, exact, dtype, terms, size)
+
+
+@given(small_correlations, seeds, dtypes, st.booleans())
+def test_convolve2d(geometry, seed, dtype, with_bias):
+    x, filters, bias = uniform(seed, geometry.input_shape, geometry.filters_shape, geometry.out_channels, dtype=dtype)
+    given = bias if with_bias else None
+    y = functional.convolve2d(x, filters, given, activation="relu", **window(geometry))
+    bias = bias if with_bias else np.zeros_like(bias)
+    # By the definition: the filter is read backwards along both axes, which the reference is given forwards.
+    backwards = np.empty_like(filters)
+    for a, b in np.ndindex(filters.shape[:2]):
+        backwards[a, b] = filters[filters.shape[0] - 1 - a, filters.shape[1] - 1 - b]
+    z = reference.correlate2d(x, backwards, bias, geometry, formulas.LINEAR, 0.0)
+    size = reference.correlate2d(abs(x), abs(backwards), abs(bias), geometry, formulas.LINEAR, 0.0)
+    assert y.dtype == dtype
+    assert_close(y, np.maximum(z, 0), dtype, math.prod(geometry.filters_shape[:3]), size)
+
+
+@given(st.tuples(*[st.integers(1, 7)] * 4), st.sampled_from(["valid", "same", "full"]), seeds)
+def test_convolve2d_is_scipys(extents, padding, seed):
+    height, width, kernel_height, kernel_width = extents
+    if padding == "valid":
+        height, width = max(height, kernel_height), max(width, kernel_width)
+    x, kernel = uniform(seed, (height, width), (kernel_height, kernel_width))
+    y = functional.convolve2d(x[np.newaxis, :, :, np.newaxis], kernel[:, :, np.newaxis, np.newaxis], padding=padding)
+    expected, size = (
+        signal.convolve2d(*operands, mode="valid" if padding == "valid" else "full")
+        for operands in ((x, kernel), (abs(x), abs(kernel)))
+    )
+    if padding == "same":
+        # The middle of the full convolution; of two middles the later one.
+        middle = (
+            slice(kernel_height // 2, kernel_height // 2 + height),
+            slice(kernel_width // 2, kernel_width // 2 + width),
+        )
+        expected, size = expected[middle], size[middle]
+    assert_close(y[0, :, :, 0], expected, "float64", 2 * kernel.size, size)
+
+
+def test_a_convolution_commutes_and_a_correlation_does_not():
+    x, kernel = uniform(0, (1, 5, 6, 1), (1, 3, 2, 1))
+    there, back = (
+        functional.convolve2d(a, np.moveaxis(b, 0, -1), padding="full") for a, b in ((x, kernel), (kernel, x))
+    )
+    np.testing.assert_allclose(there, back, rtol=0, atol=1e-14)
+    there, back = (
+        functional.correlate2d(a, np.moveaxis(b, 0, -1), padding="full") for a, b in ((x, kernel), (kernel, x))
+    )
+    # It is turned instead.
+    np.testing.assert_allclose(there, back[:, ::-1, ::-1], rtol=0, atol=1e-14)
+    assert abs(there - back).max() > 0.1
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(("strides", "dilation_rate"), [(1, 1), ((2, 1), 1), (1, (1, 2)), (3, 1)])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_conv2d_is_the_layer(padding, strides, dilation_rate, groups):
+    x, kernel = uniform(0, (2, 9, 8, 4), (3, 2, 4 // groups, 8), dtype="float32")
+    settings = {"strides": strides, "padding": padding, "dilation_rate": dilation_rate}
+    y = functional.conv2d(x, kernel, **settings)
+    layer = layers.Conv2D(8, (3, 2), groups=groups, use_bias=False, input_shape=(9, 8, 4), **settings)
+    model = models.Sequential([layer])
+    model.set_weights([kernel])
+    np.testing.assert_array_equal(y, model.predict(x, verbose=0))
+    # As Keras users call it, by place.
+    again = functional.conv2d(x, kernel, strides, padding, "channels_last", dilation_rate)
+    np.testing.assert_array_equal(y, again)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x, w: functional.conv2d(x, w, data_format="channels_first"), ValueError, "data_format: expected one"),
+        (lambda x, w: functional.conv2d(x, w, padding="full"), ValueError, "padding: expected one of"),
+        (lambda x, w: functional.conv2d(x, w, padding=1), ValueError, "padding: expected one of"),
+        (lambda x, w: functional.conv2d(x, w[:, :, :3]), ValueError, "kernel: expected input channels that divide"),
+        (lambda x, w: functional.conv2d(x[0], w), ValueError, "x: expected 4 axes"),
+        (lambda x, w: functional.conv2d(x, w[0]), ValueError, "kernel: expected 4 axes"),
+        (lambda x, w: functional.convolve2d(x, w[0]), ValueError, "filters: expected 4 axes"),
+        (lambda x, w: functional.convolve2d(x, w[:, :, :3]), ValueError, "filters: expected 4 input channels"),
+        (lambda x, w: functional.convolve2d(x[:, :2], w), ValueError, "kernel_size: expected a window that fits"),
+        (lambda x, w: functional.convolve2d(x, w, np.ones(3)), ValueError, "bias: expected shape"),
+    ],
+)
+def test_refusals_of_convolutions(call, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        call(np.ones((1, 5, 5, 4)), np.ones((3, 3, 4, 8)))
 
 
 def test_gradients_are_those_of_the_operation():

@@ -384,7 +384,7 @@ class Trained:
         self.weights = [self._initial(variable, random) for variable in self.model.variables]
         batch = batch or shape[0]
         self.x = random.uniform(-1, 1, (batch, *shape[1:]))
-        output = (batch, *self.model.output_shape)
+        output = (batch, *self.model.output_shape[1:])
         if loss.sparse:
             self.targets = random.integers(0, output[-1], output[:-1])
         elif loss.name == "categorical_crossentropy":

@@ -27,6 +27,7 @@ LARGE_CASES = {
     "correlate2d": LARGE_CORRELATION,
     "correlate2d_gradient_input": LARGE_CORRELATION,
     "correlate2d_gradient_filters": LARGE_CORRELATION,
+    "correlate_image": {"shape": (130, 170), "kernel_size": (5, 7), "beyond": (3, 2)},
     "max_pool2d": LARGE_POOLING,
     "max_pool2d_gradient": LARGE_POOLING,
     "average_pool2d": LARGE_POOLING,

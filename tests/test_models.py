@@ -694,6 +694,7 @@ def test_early_stopping(settings, values, stopped, best, restore):
     model.set_weights = lambda weights: setattr(model, "weights", weights)
     stopping = callbacks.EarlyStopping(**settings, restore_best_weights=restore)
     stopping.set_model(model)
+    stopping.set_params({"metrics": [stopping.monitor]})
     stopping.on_train_begin()
     for epoch, value in enumerate(values):
         assert not model.stop_training

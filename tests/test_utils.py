@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpuconv import (
     activations,
@@ -40,6 +42,57 @@ def test_to_categorical(x, settings, expected):
     rows = utils.to_categorical(x, **settings)
     assert rows.dtype == np.float64
     assert rows.tolist() == expected
+
+
+def test_parameters_of_dense_layers():
+    # The lecture's network: weights and biases of ten thousand hidden neurons, and of one output.
+    assert utils.count_dense_parameters(10**6, 10**4, 1) == 10**10 + 10**4 + 10**4 + 1
+    assert utils.count_dense_parameters(10**6, 10**4, 1, use_bias=False) == 10**10 + 10**4
+    assert utils.count_dense_parameters(128 * 128 * 3, 1, use_bias=False) == 49152
+    # Beyond 64 bits too.
+    assert utils.count_dense_parameters(10**15, 10**15) == 10**30 + 10**15
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=4), st.booleans())
+def test_parameters_of_dense_layers_are_those_of_models(widths, use_bias):
+    inputs, *units = widths
+    model = models.Sequential([layers.Input((inputs,)), *(layers.Dense(n, use_bias=use_bias) for n in units)])
+    assert utils.count_dense_parameters(inputs, *units, use_bias=use_bias) == model.count_params()
+
+
+@given(st.integers(1, 4), st.integers(1, 4), *[st.integers(1, 3)] * 3, st.booleans())
+def test_parameters_of_correlations_are_those_of_models(height, width, groups, channels, filters, use_bias):
+    channels, filters = groups * channels, groups * filters
+    layer = layers.Conv2D(filters, (height, width), groups=groups, use_bias=use_bias, input_shape=(5, 6, channels))
+    expected = models.Sequential([layer]).count_params()
+    count = utils.count_correlation_parameters((height, width), channels, filters, groups, use_bias)
+    assert count == expected
+
+
+def test_parameters_of_correlations_of_other_axes():
+    assert utils.count_correlation_parameters(3, 3, 10) == utils.count_correlation_parameters((3, 3), 3, 10) == 280
+    assert utils.count_correlation_parameters((64,), 1, 16) == 65 * 16
+    assert utils.count_correlation_parameters([3, 3, 3], 2, 5, use_bias=False) == 27 * 2 * 5
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: utils.count_dense_parameters(3), ValueError, "units: expected the units of at least one layer"),
+        (lambda: utils.count_dense_parameters(0, 1), ValueError, "inputs: expected an integer >= 1"),
+        (lambda: utils.count_dense_parameters(1, 2.0), TypeError, "units: expected an integer >= 1"),
+        (lambda: utils.count_dense_parameters(1, 2, use_bias=1), TypeError, "use_bias: expected True or False"),
+        (lambda: utils.count_correlation_parameters((), 1, 1), ValueError, "kernel_size: expected at least one axis"),
+        (lambda: utils.count_correlation_parameters((3, 0), 1, 1), ValueError, "kernel_size: expected an integer"),
+        (lambda: utils.count_correlation_parameters("3", 1, 1), TypeError, "kernel_size: expected an integer"),
+        (lambda: utils.count_correlation_parameters(3, True, 1), TypeError, "channels: expected an integer"),
+        (lambda: utils.count_correlation_parameters(3, 4, 6, groups=3), ValueError, "groups: expected a divisor"),
+        (lambda: utils.count_correlation_parameters(3, 6, 4, groups=3), ValueError, "groups: expected a divisor"),
+    ],
+)
+def test_refusals_of_parameter_counts(call, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        call()
 
 
 def draw():

@@ -4,6 +4,7 @@ from .activation import activate, activate_gradient, relu, relu_gradient, softma
 from .correlate import correlate2d, correlate2d_gradient_filters, correlate2d_gradient_input
 from .data import gather, sum_into
 from .dense import dense, dense_gradient_input, dense_gradient_kernel
+from .image import correlate_image
 from .loss import (
     binary_cross_entropy,
     cross_entropy,
@@ -36,6 +37,7 @@ __all__ = [
     "correlate2d",
     "correlate2d_gradient_filters",
     "correlate2d_gradient_input",
+    "correlate_image",
     "crop2d",
     "cross_entropy",
     "dense",

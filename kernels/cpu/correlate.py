@@ -27,6 +27,10 @@ from .threads import share
 # Input channels whose filter gradients one task holds: 8 x 64 floats stay in the first-level cache.
 CHANNEL_BLOCK = 8
 
+# Pixels (rounded up to whole rows) that are added up before they join the total: sums of hundreds of thousands of
+# float32 numbers one by one would lose three digits.
+PIXEL_BLOCK = 256
+
 
 def correlate2d(x, filters, bias, geometry, activation, alpha, y):
     """Forward: rows of output pixels are independent tasks."""
@@ -124,6 +128,7 @@ def _filters_gradient_blocks(first_task, last_task, x, dy, y, geometry, activati
     group_filters = g.out_channels // g.groups
     blocks = (group_channels + CHANNEL_BLOCK - 1) // CHANNEL_BLOCK
     dz = np.empty(g.out_channels, x.dtype)
+    sums = np.empty((CHANNEL_BLOCK, g.out_channels), x.dtype)
     for task in range(first_task, last_task):
         cell, block = divmod(task, blocks)
         a, b = divmod(cell, g.kernel_width)
@@ -133,8 +138,14 @@ def _filters_gradient_blocks(first_task, last_task, x, dy, y, geometry, activati
         first_channel = block * CHANNEL_BLOCK
         last_channel = min(first_channel + CHANNEL_BLOCK, group_channels)
         dfilters[a, b, first_channel:last_channel] = 0
+        sums[:] = 0
+        pixels = 0
         for picture in range(g.batch):
             for i in range(g.out_height):
+                pixels += g.out_width
+                if pixels > PIXEL_BLOCK:
+                    _move_sums(sums, dfilters[a, b, first_channel:last_channel])
+                    pixels = g.out_width
                 u = i * g.stride_height - g.pad_top + a * g.dilation_height
                 if u < 0 or u >= g.height:
                     continue
@@ -149,22 +160,36 @@ def _filters_gradient_blocks(first_task, last_task, x, dy, y, geometry, activati
                         part = dz[first : first + group_filters]
                         for c in range(first_channel, last_channel):
                             value = x[picture, u, v, group * group_channels + c]
-                            gradient = dfilters[a, b, c, first : first + group_filters]
+                            gradient = sums[c - first_channel, first : first + group_filters]
                             for f in range(group_filters):
                                 gradient[f] += value * part[f]
+        _move_sums(sums, dfilters[a, b, first_channel:last_channel])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _move_sums(sums, total):
+    """Add a block's sums to the total, and start them again."""
+    for c in range(total.shape[0]):
+        for f in range(total.shape[1]):
+            total[c, f] += sums[c, f]
+            sums[c, f] = 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _bias_gradient(dy, y, activation, alpha, dbias):
-    """Sum of dz over all pixels, picture by picture so that rounding errors stay small."""
+    """Sum of dz over all pixels."""
     batch, height, width, channels = dy.shape
-    picture_sum = np.empty(channels, dbias.dtype)
-    dbias[:] = 0
+    sums = np.zeros((1, channels), dbias.dtype)
+    total = dbias.reshape(1, channels)
+    total[:] = 0
+    pixels = 0
     for picture in range(batch):
-        picture_sum[:] = 0
         for i in range(height):
+            pixels += width
+            if pixels > PIXEL_BLOCK:
+                _move_sums(sums, total)
+                pixels = width
             for j in range(width):
                 for f in range(channels):
-                    picture_sum[f] += dy[picture, i, j, f] * slope_from_value(activation, alpha, y[picture, i, j, f])
-        for f in range(channels):
-            dbias[f] += picture_sum[f]
+                    sums[0, f] += dy[picture, i, j, f] * slope_from_value(activation, alpha, y[picture, i, j, f])
+    _move_sums(sums, total)

@@ -5,6 +5,7 @@ The gradients are gathers: every input cell sums over the windows that cover it,
 so that no two tasks write one cell.
 """
 
+import numpy as np
 from numba import njit
 
 from .threads import share
@@ -82,6 +83,7 @@ def average_pool2d(x, geometry, y):
 @njit(cache=True, nogil=True, error_model="numpy")
 def _average_rows(first_row, last_row, x, geometry, y):
     g = geometry
+    line = np.empty(g.channels, x.dtype)
     for row in range(first_row, last_row):
         picture, i = divmod(row, g.out_height)
         top = i * g.stride_height - g.pad_top
@@ -90,9 +92,13 @@ def _average_rows(first_row, last_row, x, geometry, y):
             mean = y[picture, i, j]
             mean[:] = 0
             for u in range(max(top, 0), min(top + g.kernel_height, g.height)):
+                # Line by line, so that the mean of a large window keeps its digits.
+                line[:] = 0
                 for v in range(max(left, 0), min(left + g.kernel_width, g.width)):
                     for c in range(g.channels):
-                        mean[c] += x[picture, u, v, c]
+                        line[c] += x[picture, u, v, c]
+                for c in range(g.channels):
+                    mean[c] += line[c]
             cells = _real_cells(top, g.kernel_height, g.height) * _real_cells(left, g.kernel_width, g.width)
             for c in range(g.channels):
                 mean[c] /= x.dtype.type(cells)

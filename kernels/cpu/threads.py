@@ -13,7 +13,7 @@ example down tenfold.
 
 import functools
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from numba import config, get_num_threads
 
@@ -48,7 +48,13 @@ def share(body, tasks, work, *arguments):
             body(first, min(first + size, tasks), *arguments)
 
     others = [_pool().submit(take_parts) for _ in range(threads - 1)]
-    take_parts()
+    try:
+        take_parts()
+    finally:
+        # After an interruption too, nobody may go on writing: take what is left away and wait.
+        for _ in starts:
+            pass
+        wait(others)
     for other in others:
         other.result()
 

@@ -14,6 +14,7 @@ if _cuda is not None:
     from .correlate import correlate2d, correlate2d_gradient_filters, correlate2d_gradient_input
     from .data import gather, sum_into
     from .dense import dense, dense_gradient_input, dense_gradient_kernel
+    from .image import correlate_image
     from .loss import (
         binary_cross_entropy,
         cross_entropy,

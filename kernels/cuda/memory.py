@@ -17,7 +17,9 @@ def zeros(shape, dtype):
 
 def from_host(array):
     """A contiguous copy of a NumPy array on the device."""
-    return cuda.to_device(np.ascontiguousarray(array))
+    array = np.ascontiguousarray(array)
+    # NumPy gives a new axis of length 1 any stride, even 0, in which Numba sees a broadcast: have them made anew.
+    return cuda.to_device(array.reshape(-1).reshape(array.shape))
 
 
 def to_host(array):

@@ -67,14 +67,15 @@ def _regularize(parameters, ends, l1, l2, gradients, block_sums):
     while i < last:
         while i >= ends[region]:
             region += 1
-        p = parameters[i]
-        sign = real(0)
-        if p > real(0):
-            sign = real(1)
-        elif p < real(0):
-            sign = real(-1)
-        total += l1[region] * abs(p) + l2[region] * p * p
-        gradients[i] += l1[region] * sign + real(2) * l2[region] * p
+        if l1[region] != real(0) or l2[region] != real(0):
+            p = parameters[i]
+            sign = real(0)
+            if p > real(0):
+                sign = real(1)
+            elif p < real(0):
+                sign = real(-1)
+            total += l1[region] * abs(p) + l2[region] * p * p
+            gradients[i] += l1[region] * sign + real(2) * l2[region] * p
         i += cuda.gridsize(1)
     partial[0, cuda.threadIdx.x] = total
     cuda.syncthreads()

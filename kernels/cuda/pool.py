@@ -119,8 +119,11 @@ def _average_pool2d(x, g, y):
         left, right = covered(j, g.stride_width, g.pad_left, g.kernel_width, g.width)
         total = real(0)
         for u in range(top, bottom):
+            # Line by line, so that the mean of a large window keeps its digits.
+            line = real(0)
             for v in range(left, right):
-                total += x[((picture * g.height + u) * g.width + v) * g.channels + channel]
+                line += x[((picture * g.height + u) * g.width + v) * g.channels + channel]
+            total += line
         y[place] = total / real((bottom - top) * (right - left))
         place += cuda.gridsize(1)
 

@@ -8,6 +8,7 @@ stand in for both and compile the kernels where no GPU is.
 
 import functools
 import importlib.metadata
+import threading
 import warnings
 
 import numpy as np
@@ -56,19 +57,20 @@ def _configured(kernel, blocks, threads):
         return kernel[blocks, threads]
 
 
-_workspaces = {}
+_workspaces = threading.local()
 
 
 def workspace(count, dtype):
     """Scratch memory of at least `count` elements, kept and handed out again by the next call.
 
-    Launches follow each other on one stream, so that one buffer for each type is enough.
+    The launches of one thread follow each other, so that one buffer for each thread and type is enough.
     Called as ``toolkit.workspace(...)``, so that a test can replace it.
     """
     dtype = np.dtype(dtype)
-    buffer = _workspaces.get(dtype)
+    buffer = getattr(_workspaces, dtype.name, None)
     if buffer is None or buffer.size < count:
-        buffer = _workspaces[dtype] = cuda.device_array(count, dtype)
+        buffer = cuda.device_array(count, dtype)
+        setattr(_workspaces, dtype.name, buffer)
     return buffer
 
 

@@ -51,6 +51,11 @@ CASES = {
     "correlate2d": CORRELATIONS,
     "correlate2d_gradient_input": CORRELATIONS,
     "correlate2d_gradient_filters": CORRELATIONS,
+    "correlate_image": [
+        {"shape": (6, 7), "kernel_size": (2, 3), "beyond": (2, 3)},
+        {"shape": (1, 3), "kernel_size": (3, 5), "beyond": (0, 0)},
+        {"shape": (1, 1), "kernel_size": (1, 1), "beyond": (0, 0)},
+    ],
     "max_pool2d": POOLINGS,
     "max_pool2d_gradient": POOLINGS,
     "average_pool2d": POOLINGS,
