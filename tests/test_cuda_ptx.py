@@ -166,3 +166,11 @@ def test_lowering_once_is_enough():
 def without_names(ptx):
     """PTX whose symbols, which Numba numbers, are replaced by one name."""
     return re.sub(r"_Z\w+|__static_\w+|_cudapy_\w+", "name", ptx)
+
+
+def test_host_arrays_reach_the_gpu_with_plain_strides(monkeypatch):
+    """NumPy calls an array with a new axis contiguous whatever the axis's stride; Numba reads 0 as a broadcast."""
+    monkeypatch.setattr(cuda, "to_device", lambda array: array)
+    pictures = np.zeros((4, 8, 8), np.float32)[..., np.newaxis]
+    assert pictures.strides[-1] == 0
+    assert device.from_host(pictures).strides == (256, 32, 4, 4)
