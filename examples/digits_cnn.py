@@ -102,7 +102,10 @@ def main():
     parser.add_argument(
         "--output", type=Path, default=Path("output"), help="folder of the pictures, default: %(default)s"
     )
+    parser.add_argument("--quick", action="store_true", help="ten epochs: too few, but soon done")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.epochs = 10
 
     utils.set_random_seed(arguments.seed)
     (x_train, labels_train), (x_test, labels_test) = load_digits()

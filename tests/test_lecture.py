@@ -3,10 +3,16 @@
 Written for these tests; what the lecture trains for 100 epochs is trained for two here.
 """
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
+from golden.problems import cifar_like
 from sklearn.model_selection import train_test_split
 
-from gpuconv import datasets, optimizers, regularizers
+import gpuconv
+from gpuconv import datasets, layers, models, optimizers, regularizers
 from gpuconv.layers import Conv2D, Dense, Flatten, Input, MaxPooling2D
 from gpuconv.models import Sequential
 from gpuconv.utils import to_categorical
@@ -64,9 +70,51 @@ def test_the_grid_search_over_digits(capsys):
     assert capsys.readouterr().out.count("accuracy") == 3 * networks.size
 
 
+def test_the_cifar_program(monkeypatch, capsys):
+    # The data set itself is 170 MB; pictures of its kind stand in.
+    parts = [cifar_like(count, seed) for count, seed in ((320, 1), (64, 2))]
+    stand_in = tuple((np.round(x * 255).astype(np.uint8), y) for x, y in parts)
+    monkeypatch.setattr(datasets.cifar10, "load_data", lambda: stand_in)
+
+    (train_images, train_labels), (test_images, test_labels) = datasets.cifar10.load_data()
+    train_images, test_images = train_images / 255.0, test_images / 255.0
+
+    model = models.Sequential()
+    model.add(layers.Conv2D(32, (3, 3), activation="relu", input_shape=(32, 32, 3)))
+    model.add(layers.MaxPooling2D((2, 2)))
+    model.add(layers.Conv2D(64, (3, 3), activation="relu"))
+    model.add(layers.MaxPooling2D((2, 2)))
+    model.add(layers.Conv2D(64, (3, 3), activation="relu"))
+    model.summary()
+    base = capsys.readouterr().out
+    assert "(None, 4, 4, 64)" in base
+    assert "56,320" in base
+
+    model.add(layers.Flatten())
+    model.add(layers.Dense(64, activation="relu"))
+    model.add(layers.Dense(10))
+    model.summary()
+    assert "122,570" in capsys.readouterr().out
+
+    model.compile(
+        optimizer="adam",
+        loss=gpuconv.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    history = model.fit(train_images, train_labels, epochs=4, validation_data=(test_images, test_labels))
+
+    plt.figure()
+    plt.plot(history.history["accuracy"], label="accuracy")
+    plt.plot(history.history["val_accuracy"], label="val_accuracy")
+    plt.legend(loc="lower right")
+    plt.close()
+    test_loss, test_accuracy = model.evaluate(test_images, test_labels, verbose=2)
+    assert [test_loss, test_accuracy] == [history.history[f"val_{name}"][-1] for name in ("loss", "accuracy")]
+    assert test_accuracy > 0.5
+
+
 def test_what_the_lecture_imports():
     import gpuconv.datasets as data
-    from gpuconv import layers, models
 
     assert models.Sequential is Sequential
     assert layers.Input is Input
