@@ -12,7 +12,7 @@ class Callback:
     """
 
     model = None
-    params: dict = {}  # noqa: RUF012 - replaced by `set_params`, never changed
+    params = None
 
     def set_params(self, params):
         """Called once before training, with ``epochs``, ``steps`` and ``metrics``, the names that logs will hold."""

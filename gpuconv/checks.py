@@ -1,13 +1,10 @@
 """Refusals: every message says what was expected and what was received, before any work is done."""
 
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 
-
-def is_integer(value):
-    """Whether `value` is an integer, which True and False are not."""
-    return isinstance(value, Integral) and not isinstance(value, (bool, np.bool_))
+from .kernels.geometry import is_integer
 
 
 def integer(name, value, smallest):

@@ -233,8 +233,7 @@ def max_pool2d(x, pool_size=2, strides=None, padding="valid"):
     geometry = pooling_geometry(shape_of("x", x, 4), pool_size, strides, padding)
     borrowed = Borrowed(x=x)
     y = borrowed.empty(geometry.output_shape)
-    cells = geometry.kernel_height * geometry.kernel_width
-    winner = borrowed.empty(geometry.output_shape, np.uint8 if cells <= 256 else np.uint16)
+    winner = borrowed.empty(geometry.output_shape, geometry.winner_dtype)
     borrowed.device.max_pool2d(*borrowed.arrays, geometry, y, winner)
     return borrowed.give_back(y)
 

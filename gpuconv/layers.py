@@ -17,7 +17,7 @@ import numpy as np
 
 from . import activations, checks, initializers, regularizers, seeds
 from .kernels.formulas import LEAKY_RELU, LINEAR
-from .kernels.geometry import as_pair, correlation_geometry, pooling_geometry
+from .kernels.geometry import as_pair, as_sides, correlation_geometry, is_integer, pooling_geometry
 from .variable import Variable
 
 
@@ -514,9 +514,7 @@ class MaxPooling2D(_Pooling2D):
 
     def plan(self, batch, array, training, wants_dx):
         state = super().plan(batch, array, training, wants_dx)
-        # The winner's number within its window: one byte unless the window is huge.
-        cells = self.pool_size[0] * self.pool_size[1]
-        state.winner = array("winner", self.output_shape, np.uint8 if cells <= 256 else np.uint16)
+        state.winner = array("winner", self.output_shape, self.geometry.winner_dtype)
         return state
 
     def _build(self, input_shape, dtype):
@@ -614,7 +612,7 @@ class ZeroPadding2D(Layer):
     def __init__(self, padding=(1, 1), data_format=None, *, name=None, input_shape=None):
         super().__init__(name, input_shape)
         _refuse_channels_first(data_format)
-        self.padding = _padding_of_sides(padding)
+        self.padding = as_sides(padding)
 
     def _build(self, input_shape, dtype):
         height, width, channels = input_shape
@@ -872,7 +870,7 @@ GlobalAvgPool2D = GlobalAveragePooling2D
 
 def _checked_shape(name, shape):
     shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-    if not shape or not all(checks.is_integer(extent) and extent >= 1 for extent in shape):
+    if not shape or not all(is_integer(extent) and extent >= 1 for extent in shape):
         raise ValueError(f"{name}: expected extents >= 1 without the batch, received {shape!r}")
     return tuple(int(extent) for extent in shape)
 
@@ -880,15 +878,7 @@ def _checked_shape(name, shape):
 def _checked_padding(padding, names):
     if isinstance(padding, str):
         return checks.choice("padding", padding, names)
-    return _padding_of_sides(padding)
-
-
-def _padding_of_sides(padding):
-    """``((top, bottom), (left, right))`` from one number, a pair, or a pair of pairs."""
-    if isinstance(padding, (tuple, list)) and len(padding) == 2 and isinstance(padding[0], (tuple, list)):
-        return as_pair("padding", padding[0], 0), as_pair("padding", padding[1], 0)
-    vertical, horizontal = as_pair("padding", padding, 0)
-    return (vertical, vertical), (horizontal, horizontal)
+    return as_sides(padding)
 
 
 def _refuse_channels_first(data_format):

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import checks, models, seeds, utils
 from . import device as devices
+from .kernels.geometry import is_integer
 
 # A process makes and trains one network at a time, whichever thread asks: random numbers come from one source, and
 # the kernels use all threads anyway.
@@ -221,7 +222,7 @@ def grid_search(
     epochs = checks.integer("epochs", epochs, 1)
     checks.choice("keep", keep, ("best", "all", "none"))
     progress = checks.boolean("progress", progress)
-    if n_jobs is not None and not checks.is_integer(n_jobs):
+    if n_jobs is not None and not is_integer(n_jobs):
         raise TypeError(f"n_jobs: expected an integer or None, received {n_jobs!r}")
     if n_jobs == 0:
         raise ValueError("n_jobs: expected a positive number, -1 for all processors, or None, received 0")
@@ -309,14 +310,14 @@ def _joblib():
 @contextlib.contextmanager
 def _seeded(seed):
     """Everything random inside the block follows from `seed`; outside nothing has changed."""
-    state = random.getstate(), np.random.get_state(), seeds._root, seeds._drawn  # noqa: NPY002
+    state = random.getstate(), np.random.get_state(), seeds.state()  # noqa: NPY002
     try:
         utils.set_random_seed(seed)
         yield
     finally:
         random.setstate(state[0])
         np.random.set_state(state[1])  # noqa: NPY002
-        seeds._root, seeds._drawn = state[2:]
+        seeds.restore(state[2])
 
 
 def _seed_of(seed, place):

@@ -20,6 +20,17 @@ def set_root(seed):
     _drawn = 0
 
 
+def state():
+    """Where the sequence of seeds stands, for `restore`."""
+    return _root, _drawn
+
+
+def restore(state):
+    """Go back to where the sequence stood at `state`."""
+    global _root, _drawn
+    _root, _drawn = state
+
+
 def next_seed():
     """The next seed of the sequence, an integer below 2**64."""
     global _drawn

@@ -68,6 +68,11 @@ class Geometry(NamedTuple):
         """Shape of the filters, ``(kernel_height, kernel_width, channels / groups, out_channels)``."""
         return self.kernel_height, self.kernel_width, self.channels // self.groups, self.out_channels
 
+    @property
+    def winner_dtype(self):
+        """Type that numbers the cells of one window: one byte unless the window is huge."""
+        return np.uint8 if self.kernel_height * self.kernel_width <= 256 else np.uint16
+
     def for_batch(self, batch):
         """The same problem for another number of pictures."""
         return self._replace(batch=batch)
@@ -91,11 +96,25 @@ def as_pair(name, value, smallest=1):
     (2, 3)
     """
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(_is_integer(entry) for entry in pair):
+    if len(pair) != 2 or not all(is_integer(entry) for entry in pair):
         raise TypeError(f"{name}: expected an integer or a pair of integers, received {value!r}")
     if min(pair) < smallest:
         raise ValueError(f"{name}: expected integers >= {smallest}, received {value!r}")
     return int(pair[0]), int(pair[1])
+
+
+def as_sides(padding):
+    """Read explicit padding as ``((top, bottom), (left, right))``, from one number, a pair, or a pair of pairs.
+
+    Examples
+    --------
+    >>> as_sides((1, 2))
+    ((1, 1), (2, 2))
+    """
+    if isinstance(padding, (tuple, list)) and len(padding) == 2 and isinstance(padding[0], (tuple, list)):
+        return as_pair("padding", padding[0], smallest=0), as_pair("padding", padding[1], smallest=0)
+    vertical, horizontal = as_pair("padding", padding, smallest=0)
+    return (vertical, vertical), (horizontal, horizontal)
 
 
 def correlation_geometry(input_shape, kernel_size, out_channels, strides=1, padding="valid", dilation=1, groups=1):
@@ -251,10 +270,7 @@ def _checked_padding(padding, extents, reaches, strides):
         if padding == "same":
             return tuple(_same_padding(*axis) for axis in zip(extents, reaches, strides, strict=True))
         raise ValueError(f"padding: expected 'valid', 'same', 'full' or integers, received {padding!r}")
-    if isinstance(padding, (tuple, list)) and len(padding) == 2 and isinstance(padding[0], (tuple, list)):
-        return as_pair("padding", padding[0], smallest=0), as_pair("padding", padding[1], smallest=0)
-    vertical, horizontal = as_pair("padding", padding, smallest=0)
-    return (vertical, vertical), (horizontal, horizontal)
+    return as_sides(padding)
 
 
 def _same_padding(extent, reach, stride):
@@ -264,7 +280,7 @@ def _same_padding(extent, reach, stride):
 
 def _checked_input_shape(input_shape):
     shape = tuple(input_shape)
-    if len(shape) != 4 or not all(_is_integer(extent) and extent >= 1 for extent in shape):
+    if len(shape) != 4 or not all(is_integer(extent) and extent >= 1 for extent in shape):
         raise ValueError(
             f"input_shape: expected four extents >= 1, (batch, height, width, channels), received {input_shape!r}"
         )
@@ -272,12 +288,13 @@ def _checked_input_shape(input_shape):
 
 
 def _checked_count(name, value):
-    if not _is_integer(value) or value < 1:
+    if not is_integer(value) or value < 1:
         raise ValueError(f"{name}: expected an integer >= 1, received {value!r}")
     return int(value)
 
 
-def _is_integer(value):
+def is_integer(value):
+    """Whether `value` is an integer, which True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, (bool, np.bool_))
 
 
