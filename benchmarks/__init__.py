@@ -1,0 +1,1 @@
+"""Measurements of gpuconv beside other libraries; see README.md."""
