@@ -26,7 +26,7 @@ from . import (
     signal,
     utils,
 )
-from .device import DeviceError, show_config, use_device
+from .device import DeviceError, get_num_threads, set_num_threads, show_config, use_device
 from .layers import Input
 from .models import Sequential
 
@@ -40,6 +40,7 @@ __all__ = [
     "device",
     "filters",
     "functional",
+    "get_num_threads",
     "initializers",
     "layers",
     "losses",
@@ -49,6 +50,7 @@ __all__ = [
     "optimizers",
     "plotting",
     "regularizers",
+    "set_num_threads",
     "show_config",
     "signal",
     "use_device",

@@ -112,6 +112,51 @@ def _simulated():
     return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "1"
 
 
+def get_num_threads():
+    """How many threads a kernel of the CPU may use.
+
+    Examples
+    --------
+    >>> import gpuconv
+    >>> gpuconv.get_num_threads() >= 1
+    True
+    """
+    return importlib.import_module("gpuconv.kernels.cpu.threads").get_num_threads()
+
+
+def set_num_threads(count):
+    """Let kernels of the CPU use at most `count` threads.  Results do not depend on it, bit by bit.
+
+    Parameters
+    ----------
+    count : int
+        From 1 to the number at the start, which is that of the processors, or the environment variable
+        ``NUMBA_NUM_THREADS`` where it is set.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `count` is not such an integer.
+
+    Examples
+    --------
+    >>> import gpuconv
+    >>> before = gpuconv.get_num_threads()
+    >>> gpuconv.set_num_threads(1)
+    >>> gpuconv.get_num_threads()
+    1
+    >>> gpuconv.set_num_threads(before)
+    """
+    threads = importlib.import_module("gpuconv.kernels.cpu.threads")
+    count = checks.integer("count", count, 1)
+    if count > threads.WORKERS:
+        raise ValueError(
+            f"count: expected at most {threads.WORKERS} threads, received {count}; "
+            "set NUMBA_NUM_THREADS before the start for more"
+        )
+    threads.set_num_threads(count)
+
+
 def show_config():
     """Print versions, threads and devices: what to send along with a question.
 
@@ -134,7 +179,7 @@ def show_config():
         ("NumPy", numpy.__version__),
         ("SciPy", scipy.__version__),
         ("Numba", f"{numba.__version__} (llvmlite {llvmlite.__version__})"),
-        ("CPU threads", f"{numba.get_num_threads()} of {os.cpu_count()} processors"),
+        ("CPU threads", f"{get_num_threads()} of {os.cpu_count()} processors"),
         ("GPUCONV_DEVICE", os.environ.get("GPUCONV_DEVICE", "not set")),
     ]
     answers, reason = cuda_status()

@@ -35,6 +35,9 @@ class Layer:
     # Number of axes of one sample that the layer takes; None: any.
     rank = None
 
+    # Whether a step of training calls the same kernels with the same arguments as the one before.
+    repeatable = True
+
     def __init__(self, name=None, input_shape=None):
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name: expected a string, received {name!r}")
@@ -657,6 +660,9 @@ class Dropout(Layer):
     seed : int, optional
         Default: drawn from the sequence that `gpuconv.utils.set_random_seed` starts.
     """
+
+    # Each step draws anew.
+    repeatable = False
 
     def __init__(self, rate, seed=None, *, name=None, input_shape=None):
         super().__init__(name, input_shape)

@@ -3,7 +3,8 @@
 A step of training is: gather a batch, forward through the layers, loss and gradient in one
 kernel, backward through the layers, penalties, optimiser.  All of it runs on one device and
 nothing waits for it: losses and metrics add up on the device and are read once an epoch
-(and, for the progress bar, a few times a second).
+(and, for the progress bar, a few times a second).  From the second step of an epoch on, what
+does not change from step to step is called as it was recorded in the first (`recording`).
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from . import checks, losses, optimizers, seeds
 from . import device as devices
 from . import metrics as metric_module
 from .layers import Input, Layer, assign_all
+from .recording import recording
 
 # Parameters start on multiples of 128 bytes in the flat buffer, whatever their number.
 _ALIGNMENT = 32
@@ -469,43 +471,59 @@ class Sequential:
             dy = self.layers[number].backward(dy, states.layers[number], number > states.first)
         return dy
 
-    def _loss_and_metrics(self, predictions, states, place, record):
-        """Losses, their gradient and metrics of a batch, added up into place `place` of the record."""
+    def _loss_and_metrics(self, device, predictions, states):
+        """Losses of a batch, their gradient, and metrics."""
         absorbed = getattr(self.layers[-1], "absorbed", False)
         logits = states.layers[-1].z if absorbed else predictions
         rows = states.losses.shape[0]
         self.loss.compute(
-            self.device, logits.reshape(rows, -1), states.targets, self.loss.from_logits or absorbed,
+            device, logits.reshape(rows, -1), states.targets, self.loss.from_logits or absorbed,
             1.0 / rows, states.losses, states.gradient_rows,
         )  # fmt: skip
-        self.device.sum_into(states.losses, place, record.totals[0])
-        for metric, total in zip(self._resolved_metrics, record.totals[1:], strict=True):
-            metric.compute(self.device, predictions.reshape(rows, -1), states.targets, states.hits)
-            self.device.sum_into(states.hits, place, total)
+        for metric, hits in zip(self._resolved_metrics, states.hits, strict=True):
+            metric.compute(device, predictions.reshape(rows, -1), states.targets, hits)
 
-    def _penalty(self, place, record):
-        """Add the penalties' gradient to the gradients, and their value to the record."""
+    def _penalty(self, device):
+        """Add the penalties' gradient to the gradients, and find their value."""
         if self._penalized:
-            self.device.regularize(self._parameters, *self._regions, self._gradients, self._penalty_value)
+            device.regularize(self._parameters, *self._regions, self._gradients, self._penalty_value)
+
+    def _add_up(self, states, place, record):
+        """Add the batch's losses, metrics and penalty into place `place` of the record."""
+        for values, total in zip((states.losses, *states.hits), record.totals, strict=True):
+            self.device.sum_into(values, place, total)
+        if self._penalized:
             self.device.sum_into(self._penalty_value, place, record.penalties)
+
+    def _learn(self, device, states):
+        """One step of training but for gathering the batch and changing the parameters."""
+        predictions = self._forward(states.x, states, training=True)
+        self._loss_and_metrics(device, predictions, states)
+        self._backward(states.gradient, states)
+        self._penalty(device)
 
     def _train_epoch(self, data, order, batch_size, progress):
         count = len(order)
         record = self._record(-(-count // batch_size))
         order = self.device.from_host(order)
+        repeatable = all(layer.repeatable for layer in self.layers)
+        recorded = {}
         for place, start in enumerate(range(0, count, batch_size)):
-            states = self._states(min(batch_size, count - start), training=True)
+            batch = min(batch_size, count - start)
+            states = self._states(batch, training=True)
             self.device.gather(data.x, order, start, states.x_rows)
             self.device.gather(data.y, order, start, states.y_rows)
-            predictions = self._forward(states.x, states, training=True)
-            self._loss_and_metrics(predictions, states, place, record)
-            self._backward(states.gradient, states)
-            self._penalty(place, record)
+            if batch in recorded:
+                recorded[batch].repeat()
+            elif repeatable:
+                with recording(self.device, self.layers) as recorded[batch]:
+                    self._learn(recorded[batch], states)
+            else:
+                self._learn(self.device, states)
+            self._add_up(states, place, record)
             if self._parameters.shape[0]:
                 self.optimizer.step(self.device, self._parameters, self._gradients)
-            progress.advance(
-                lambda done=start + states.batch, place=place: self._read(record, place + 1, batch_size, done)
-            )
+            progress.advance(lambda done=start + batch, place=place: self._read(record, place + 1, batch_size, done))
         return self._read(record, place + 1, batch_size, count)
 
     def _evaluate(self, data, batch_size):
@@ -516,8 +534,9 @@ class Sequential:
             states = self._states(part.shape[0], training=False)
             self.device.copy(data.y[start : start + batch_size], states.y_rows)
             x = part.reshape(part.shape[0], *self._input)
-            self._loss_and_metrics(self._forward(x, states, training=False), states, place, record)
-            self._penalty(place, record)
+            self._loss_and_metrics(self.device, self._forward(x, states, training=False), states)
+            self._penalty(self.device)
+            self._add_up(states, place, record)
         return self._read(record, place + 1, batch_size, count)
 
     def _record(self, steps):
@@ -623,7 +642,10 @@ class Sequential:
             states.y_rows = array("targets", (int(np.prod(shape)),), dtype)
             states.targets = states.y_rows.reshape(rows) if self.loss.sparse else states.y_rows.reshape(rows, classes)
             states.losses = array("losses", (self._rows_per_sample,)).reshape(rows)
-            states.hits = array("hits", (self._rows_per_sample,)).reshape(rows)
+            states.hits = [
+                array(f"hits of metric {number}", (self._rows_per_sample,)).reshape(rows)
+                for number in range(len(self._resolved_metrics))
+            ]
             states.gradient = array("gradient", self._output)
             states.gradient_rows = states.gradient.reshape(rows, classes)
         return states

@@ -219,7 +219,7 @@ def test_show_config_without_a_gpu(capsys):
     assert rows["gpuconv"] == gpuconv.__version__
     assert rows["NumPy"] == np.__version__
     assert rows["Numba"].startswith(numba.__version__)
-    assert rows["CPU threads"] == f"{numba.get_num_threads()} of {os.cpu_count()} processors"
+    assert rows["CPU threads"] == f"{gpuconv.get_num_threads()} of {os.cpu_count()} processors"
     assert rows["GPUCONV_DEVICE"] == "not set"
     assert rows["CUDA"] == f"not available: {ABSENT}"
     assert rows["device in use"] == "cpu"

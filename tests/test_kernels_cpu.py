@@ -2,15 +2,17 @@
 
 import inspect
 
-import numba
 import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cpu
+from gpuconv.kernels.cpu.threads import WORKERS
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_checks import CHECKS, MEMORY, NOT_PROPAGATING, Data, check_memory, check_special_values, run
 from support import CASES
+
+import gpuconv
 
 REAL = [np.float32, np.float64]
 
@@ -21,8 +23,8 @@ LARGE_PADDING = {"shape": (4, 65, 63, 8), "padding": ((1, 2), (3, 4))}
 LARGE_DENSE = {"shape": (130, 70, 50), "activation": 3}
 LARGE_ARRAY = {"shape": (4, 65, 63, 8)}
 LARGE_RELU = {**LARGE_ARRAY, "negative_slope": 0.1, "max_value": 1.5, "threshold": 0.5}
-LARGE_MATRIX = {"shape": (1300, 120)}
-LARGE_SIZE = {"size": 130_001}
+LARGE_MATRIX = {"shape": (2600, 120)}
+LARGE_SIZE = {"size": 300_001}
 LARGE_CASES = {
     "correlate2d": LARGE_CORRELATION,
     "correlate2d_gradient_input": LARGE_CORRELATION,
@@ -111,17 +113,17 @@ def test_memory():
 
 @pytest.fixture
 def threads():
-    """`numba.set_num_threads`, undone afterwards."""
-    before = numba.get_num_threads()
-    yield numba.set_num_threads
-    numba.set_num_threads(before)
+    """`gpuconv.set_num_threads`, undone afterwards."""
+    before = gpuconv.get_num_threads()
+    yield gpuconv.set_num_threads
+    gpuconv.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_results_are_bitwise_the_same_for_any_number_of_threads_and_again(name, threads):
     case = LARGE_CASES.get(name, LARGE_MATRIX)
     results = []
-    for count in (1, 2, 2, numba.config.NUMBA_NUM_THREADS):
+    for count in (1, 2, 2, WORKERS):
         threads(count)
         outputs = CHECKS[name](cpu, Data(1, np.float32), **case)
         results.append([output.tobytes() for output in outputs])

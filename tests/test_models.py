@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import numba
 import numpy as np
 import pytest
 from gpuconv.kernels import cpu
 from gpuconv.kernels.cpu.threads import SERIAL_WORK
 from test_trajectory import cifar_network, digits_network
 
+import gpuconv
 from gpuconv import callbacks, layers, losses, metrics, models, optimizers, regularizers, utils
 
 FACTS = Path(__file__).parent / "golden" / "facts.npz"
@@ -319,10 +319,10 @@ def random_run(seed, threads=None):
     """A run in which everything random takes part, large enough for several threads; its weights and history."""
     x = np.random.RandomState(0).uniform(0, 1, (64, 10, 10, 2)).astype(np.float32)
     labels = np.arange(64) % CLASSES
-    before = numba.get_num_threads()
+    before = gpuconv.get_num_threads()
     try:
         if threads:
-            numba.set_num_threads(threads)
+            gpuconv.set_num_threads(threads)
         utils.set_random_seed(seed)
         model = models.Sequential()
         model.add(layers.Conv2D(8, 3, padding="same", kernel_regularizer="l2"))
@@ -337,7 +337,7 @@ def random_run(seed, threads=None):
         model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
         history = model.fit(x, labels, batch_size=48, epochs=3, verbose=0, validation_split=0.2).history
     finally:
-        numba.set_num_threads(before)
+        gpuconv.set_num_threads(before)
     return model.get_weights(), history
 
 

@@ -1,12 +1,8 @@
 """Faults that were found after the fact; each test fails on the code that had the fault."""
 
-import threading
-import time
-
 import numpy as np
 import pytest
 from gpuconv.kernels import cpu
-from gpuconv.kernels.cpu import threads
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 
 from gpuconv import callbacks, layers, losses, models, optimizers, utils
@@ -109,22 +105,6 @@ def test_nan_is_the_largest_prediction_as_in_numpy():
     cpu.sparse_accuracy(predictions, np.array([1, 0], np.int32), hits)
     assert hits.tolist() == [1, 1]
     assert predictions.argmax(axis=1).tolist() == [1, 0]
-
-
-def test_an_interruption_stops_all_threads():
-    begun = []
-
-    def body(first, last):
-        begun.append(first)
-        if threading.current_thread() is threading.main_thread():
-            raise KeyboardInterrupt
-        time.sleep(0.01)
-
-    with pytest.raises(KeyboardInterrupt):
-        threads.share(body, 1000, threads.SERIAL_WORK)
-    done = len(begun)
-    time.sleep(0.05)
-    assert len(begun) == done < 8
 
 
 def test_refusals_leave_a_model_unbuilt():

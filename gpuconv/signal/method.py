@@ -4,31 +4,47 @@ With N outputs and a kernel of K cells, a direct sum takes N K multiply-adds.  A
 about n log2(n) steps, n being the size of the array that is transformed.  The direct sum is taken where it is the
 cheaper of the two by this estimate::
 
-    N K <= START + step n log2(n)
+    N K <= start + step n log2(n)
 
-A step takes as long as 24 multiply-adds of real numbers, which become vector instructions, and as long as 4 of
-complex ones, which do not; `START`, in multiply-adds, is what a transform costs before it begins.  These numbers
-were measured on the CPU (pictures of 64, 256 and 1024 pixels a side, kernels of 3 to 63), and serve for CUDA as well,
-where they have not been measured.  The direct sum is always taken for integers, whose direct sums are exact, for NaN
-and infinities, which a transform would spread over the whole result, and on CUDA where CuPy is not installed.
+Both constants are in multiply-adds: what a transform costs before it begins, and its step.  They are large where the
+direct sum is fast, which it is for pictures of real numbers, summed in vector registers.  Measured on the CPU, with one
+thread and two: pictures of 64 to 2048 pixels a side with kernels of 5 to 63, sequences of 1000 to 500,000 numbers with
+50 to 900 weights.  They serve for CUDA as well, where they have not been measured.  The direct sum is always taken for
+integers, whose direct sums are exact, for NaN and infinities, which a transform would spread over the whole result, and
+on CUDA where CuPy is not installed.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 METHODS = ("auto", "direct", "fft")
 
-START = 500_000
-REAL_STEP = 24
-COMPLEX_STEP = 4
+
+class Cost(NamedTuple):
+    """What Fourier transforms cost, in multiply-adds of the direct sum."""
+
+    start: int
+    step: int
 
 
-def prefers_fft(outputs, kernel_cells, transformed, dtype):
+# By the number of axes, and whether the numbers are complex.
+COSTS = {
+    (1, False): Cost(500_000, 10),
+    (1, True): Cost(500_000, 4),
+    (2, False): Cost(30_000_000, 28),
+    (2, True): Cost(500_000, 4),
+}
+
+
+def prefers_fft(axes, outputs, kernel_cells, transformed, dtype):
     """Whether the estimate favours Fourier transforms.
 
     Parameters
     ----------
+    axes : {1, 2}
+        1 for sequences, 2 for pictures.
     outputs : int
         Number of output values.
     kernel_cells : int
@@ -37,8 +53,8 @@ def prefers_fft(outputs, kernel_cells, transformed, dtype):
         Number of values that are transformed.
     dtype : numpy.dtype
     """
-    step = COMPLEX_STEP if dtype.kind == "c" else REAL_STEP
-    return outputs * kernel_cells > START + step * transformed * math.log2(max(transformed, 2))
+    cost = COSTS[axes, dtype.kind == "c"]
+    return outputs * kernel_cells > cost.start + cost.step * transformed * math.log2(max(transformed, 2))
 
 
 def rounding_bound(in1, in2, full_size):

@@ -4,12 +4,19 @@ Both are one kernel, `gpuconv.kernels` ``correlate_image``: a convolution is a c
 turned by 180 degrees.
 """
 
+import functools
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from .. import checks, interchange
 from .. import device as devices
 from . import method as methods
 from .operands import MODES, pair
+
+# Outputs of a block of Fourier transforms along one axis, unless the kernel is large.
+BLOCK = 384
 
 BOUNDARIES = {"fill": "fill", "wrap": "wrap", "circular": "wrap", "symm": "symm", "symmetric": "symm"}
 
@@ -37,8 +44,8 @@ def correlate2d(in1, in2, mode="full", boundary="fill", fillvalue=0, method="aut
     fillvalue : number, default 0
     method : {'auto', 'direct', 'fft'}, default 'auto'
         'direct' adds products.  'fft' multiplies Fourier transforms, block by block where the picture is much larger
-        than the kernel (overlap-add: `oaconvolve` of SciPy on the CPU, of CuPy on CUDA); its errors are relative to
-        the largest sums.  'auto' estimates the cost: see `gpuconv.signal.method`.
+        than the kernel (overlap-save with SciPy's transforms on the CPU; `oaconvolve` of CuPy on CUDA); its errors
+        are relative to the largest sums.  'auto' estimates the cost: see `gpuconv.signal.method`.
 
     Returns
     -------
@@ -143,27 +150,32 @@ def _combine(in1, in2, mode, boundary, fillvalue, method, turned):
         y = device.empty(shape, dtype)
         rows, columns = (device.from_host(axis) for axis in places)
         device.correlate_image(x, rows, columns, fillvalue, kernel, y)
-    return borrowed.give_back(y) if on_gpu else device.to_host(y)
+    if on_gpu:
+        return borrowed.give_back(y)
+    return y if isinstance(y, np.ndarray) else device.to_host(y)
 
 
 def _fillvalue(value, dtype):
     """The number beyond the edges, in the dtype of the result."""
-    expected = f"fillvalue: expected one number that {dtype} can hold, received {value!r}"
+
+    def refused(error):
+        return error(f"fillvalue: expected one number that {dtype} can hold, received {value!r}")
+
     number = np.asarray(value)
     if number.dtype.kind not in "biufc":
-        raise TypeError(expected)
+        raise refused(TypeError)
     if number.size != 1:
-        raise ValueError(expected)
+        raise refused(ValueError)
     number = number.item()
     if dtype.kind != "c":
         if isinstance(number, complex) and number.imag != 0:
-            raise ValueError(expected)
+            raise refused(ValueError)
         number = number.real
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         # The fraction is cut off, as SciPy does; the comparison is false for NaN.
         if not limits.min <= number <= limits.max:
-            raise ValueError(expected)
+            raise refused(ValueError)
         number = int(number)
     with np.errstate(over="ignore"):
         return dtype.type(number)
@@ -181,8 +193,12 @@ def _must_swap(picture, kernel):
     )
 
 
+@functools.lru_cache(maxsize=64)
 def _places(extent, cells, mode, boundary, turned):
-    """For each row (or column) of the continued picture the row of the picture that lies there, -1 for none."""
+    """For each row (or column) of the continued picture the row of the picture that lies there, -1 for none.
+
+    The same array for the same arguments: not to be changed.
+    """
     # How far the kernel reaches beyond the first pixel and the last; its middle is its cell (cells - 1) // 2.
     before, after = {
         "valid": (0, 0),
@@ -205,7 +221,7 @@ def _cheaper(device, x, kernel, places, fillvalue, shape):
     extended_size, dtype = places[0].size * places[1].size, fillvalue.dtype
     if dtype.kind in "iu" or not np.isfinite(fillvalue):
         return "direct"
-    if not methods.prefers_fft(shape[0] * shape[1], kernel.size, extended_size, dtype):
+    if not methods.prefers_fft(2, shape[0] * shape[1], kernel.size, extended_size, dtype):
         return "direct"
     try:
         library, _ = _toolbox(device)
@@ -218,28 +234,74 @@ def _cheaper(device, x, kernel, places, fillvalue, shape):
 def _by_fft(device, x, kernel, places, fillvalue, dtype):
     """The sums of `correlate_image`, by Fourier transforms; an array of the device."""
     library, oaconvolve = _toolbox(device)
+    if oaconvolve is None:
+        return _by_blocks(x, kernel, places, fillvalue, dtype)
     x, kernel = library.asarray(x), library.asarray(kernel)
     rows, columns = (library.asarray(axis) for axis in places)
     extended = x[rows[:, np.newaxis], columns]
     extended[rows < 0] = fillvalue
     extended[:, columns < 0] = fillvalue
     y = oaconvolve(extended, kernel[::-1, ::-1], mode="valid")
-    if dtype.kind in "iu":
-        return methods.integers_from(y, dtype, methods.rounding_bound(extended, kernel, extended.size))
-    y = library.ascontiguousarray(y)
-    if library is np:
-        return y
     from numba import cuda
 
-    return cuda.as_cuda_array(y)
+    return cuda.as_cuda_array(library.ascontiguousarray(y))
+
+
+def _by_blocks(x, kernel, places, fillvalue, dtype):
+    """`_by_fft` on the CPU, block by block (overlap-save).
+
+    The product of two transforms belongs to the convolution of two periodic pictures.  What the period spoils are the
+    first rows and columns of a block, as many as the kernel has but one; the rest is kept.  A block reads its part of
+    the continued picture, which is never made as a whole.
+    """
+    from scipy import fft
+
+    real = dtype.kind != "c"
+    forward, backward = (fft.rfft2, fft.irfft2) if real else (fft.fft2, fft.ifft2)
+    reach = [cells - 1 for cells in kernel.shape]
+    outputs = [axis.size - more for axis, more in zip(places, reach, strict=True)]
+    parts = [_part(count, cells) for count, cells in zip(outputs, kernel.shape, strict=True)]
+    period = [fft.next_fast_len(part + more, real) for part, more in zip(parts, reach, strict=True)]
+    factor = forward(kernel[::-1, ::-1], period)
+    y = np.empty(outputs, dtype)
+
+    def compute(corner):
+        i, j = corner
+        rows, columns = (
+            axis[first : first + part + more]
+            for axis, first, part, more in zip(places, corner, parts, reach, strict=True)
+        )
+        block = x[rows].take(columns, axis=1)
+        block[rows < 0] = fillvalue
+        block[:, columns < 0] = fillvalue
+        product = forward(block, period)
+        product *= factor
+        sums = backward(product, period, overwrite_x=True)[reach[0] : rows.size, reach[1] : columns.size]
+        if dtype.kind in "iu":
+            sums = methods.integers_from(sums, dtype, methods.rounding_bound(block, kernel, block.size))
+        y[i : i + parts[0], j : j + parts[1]] = sums
+
+    corners = list(itertools.product(*(range(0, count, part) for count, part in zip(outputs, parts, strict=True))))
+    threads = min(devices.get_num_threads(), len(corners))
+    if threads == 1:
+        for corner in corners:
+            compute(corner)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(compute, corners))  # taking the results raises what a thread has raised
+    return y
+
+
+def _part(outputs, cells):
+    """Outputs of a block along one axis: many beside what the kernel reaches beyond them, few enough for the caches."""
+    blocks = -(-outputs // max(BLOCK, 4 * cells))
+    return -(-outputs // blocks)
 
 
 def _toolbox(device):
-    """The array library of a device, and its overlap-add convolution."""
+    """The array library of a device, and its overlap-add convolution; None on the CPU, which has `_by_blocks`."""
     if device is devices.module("cpu"):
-        from scipy.signal import oaconvolve
-
-        return np, oaconvolve
+        return np, None
     try:
         import cupy
         from cupyx.scipy.signal import oaconvolve

@@ -59,7 +59,7 @@ def convolve(in1, in2, mode="full", method="auto"):
     full_size = in1.size + in2.size - 1
     outputs = longer.size - shorter.size + 1 if mode == "valid" else full_size
     if method == "auto":
-        fast = in1.dtype.kind in "fc" and methods.prefers_fft(outputs, shorter.size, full_size, in1.dtype)
+        fast = in1.dtype.kind in "fc" and methods.prefers_fft(1, outputs, shorter.size, full_size, in1.dtype)
         method = "fft" if fast and np.isfinite(in1).all() and np.isfinite(in2).all() else "direct"
     computed = "valid" if mode == "valid" else "full"
     if method == "direct":

@@ -1,87 +1,281 @@
-"""Activations of whole arrays, with gradients; softmax over rows."""
+"""Activations of whole arrays, with gradients; softmax over rows.
+
+The formulas are those of `gpuconv.kernels.formulas`, written without branches and with the functions of `elementary`,
+so that loops over them become vector instructions.
+"""
 
 import math
 
-from numba import njit
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
 
-from . import formulas
+from .blocks import FORMULA, MOVE, blocks, within
+from .elementary import exp, expm1, log1p, upper_tail
+from .formulas import clip_relu, clip_relu_slope
 from .threads import share
 
-# An exponential takes about as long as this many multiply-adds.
-FORMULA_WORK = 8
 
-
-# Arrays of any rank go in as flat views, so that one compiled version serves all; elements are the tasks.
+@njit(cache=True, nogil=True, error_model="numpy")
 def activate(x, activation, alpha, y):
     """y = activation(x)."""
-    share(_activate, x.size, x.size * FORMULA_WORK, x.reshape(-1), activation, alpha, y.reshape(-1))
+    work = x.size * (FORMULA if activation > 2 else MOVE)
+    share(_activate, (x.reshape(-1), activation, alpha, y.reshape(-1)), blocks(x.size), work)
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
 def activate_gradient(x, dy, activation, alpha, dx):
     """dx = dy * activation'(x)."""
-    flat = x.reshape(-1), dy.reshape(-1), activation, alpha, dx.reshape(-1)
-    share(_activate_gradient, x.size, x.size * FORMULA_WORK, *flat)
+    work = x.size * (FORMULA if activation > 2 else MOVE)
+    arguments = x.reshape(-1), dy.reshape(-1), activation, alpha, dx.reshape(-1)
+    share(_activate_gradient, arguments, blocks(x.size), work)
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
 def relu(x, negative_slope, max_value, threshold, y):
     """Keras's general ReLU; see `gpuconv.kernels.formulas.clip_relu`."""
-    share(_relu, x.size, x.size, x.reshape(-1), negative_slope, max_value, threshold, y.reshape(-1))
+    arguments = x.reshape(-1), negative_slope, max_value, threshold, y.reshape(-1)
+    share(_relu, arguments, blocks(x.size), x.size * MOVE)
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
 def relu_gradient(x, dy, negative_slope, max_value, threshold, dx):
     """dx = dy * relu'(x)."""
-    flat = x.reshape(-1), dy.reshape(-1), negative_slope, max_value, threshold, dx.reshape(-1)
-    share(_relu_gradient, x.size, x.size, *flat)
+    arguments = x.reshape(-1), dy.reshape(-1), negative_slope, max_value, threshold, dx.reshape(-1)
+    share(_relu_gradient, arguments, blocks(x.size), x.size * MOVE)
+
+
+# ------------------------------------------------------------------ one number
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _activate(first, last, x, activation, alpha, y):
-    for i in range(first, last):
-        y[i] = formulas.activate(activation, alpha, x[i])
+def _sigmoid(z):
+    decay = exp(-abs(z))
+    return (decay if z < 0 else type(z)(1)) / (type(z)(1) + decay)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _activate_gradient(first, last, x, dy, activation, alpha, dx):
-    for i in range(first, last):
-        dx[i] = dy[i] * formulas.slope(activation, alpha, x[i])
+def _tanh(z):
+    decay = expm1(type(z)(-2) * abs(z))
+    return (decay if z < 0 else -decay) / (type(z)(2) + decay)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _relu(first, last, x, negative_slope, max_value, threshold, y):
-    for i in range(first, last):
-        y[i] = formulas.clip_relu(negative_slope, max_value, threshold, x[i])
+def _elu(alpha, z):
+    below = alpha * expm1(z)
+    return below if z < 0 else z
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _relu_gradient(first, last, x, dy, negative_slope, max_value, threshold, dx):
-    for i in range(first, last):
-        dx[i] = dy[i] * formulas.clip_relu_slope(negative_slope, max_value, threshold, x[i])
+def _softplus(z):
+    tail = log1p(exp(-abs(z)))
+    return tail if z < 0 else z + tail
+
+
+def _normal_distribution(z):
+    """Phi(z)."""
+    return 0.5 * (1.0 + math.erf(z * 0.7071067811865476))
+
+
+@overload(_normal_distribution)
+def _(z):
+    if z == types.float64:
+        return _normal_distribution
+
+    def single(z):
+        half = np.float32(0.5)
+        tail = half * upper_tail(abs(z) * np.float32(0.7071067811865476)) * exp(-half * z * z)
+        return tail if z < 0 else np.float32(1) - tail
+
+    return single
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gelu(z):
+    return z * _normal_distribution(z)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sigmoid_slope(z):
+    decay = exp(-abs(z))
+    sum_of_both = type(z)(1) + decay
+    return decay / (sum_of_both * sum_of_both)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _tanh_slope(z):
+    value = _tanh(z)
+    return type(z)(1) - value * value
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _elu_slope(alpha, z):
+    below = alpha * exp(z)
+    return below if z < 0 else type(z)(1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gelu_slope(z):
+    density = type(z)(0.3989422804014327) * exp(type(z)(-0.5) * z * z)
+    return _normal_distribution(z) + z * density
+
+
+# ------------------------------------------------------------------ whole arrays: a loop for each formula
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _activate(first, last, worker, x, activation, alpha, y):
+    x, y = within(x, first, last), within(y, first, last)
+    zero, alpha = x.dtype.type(0), x.dtype.type(alpha)
+    if activation == 1:
+        for i in range(x.size):
+            y[i] = zero if x[i] < zero else x[i]
+    elif activation == 2:
+        for i in range(x.size):
+            y[i] = alpha * x[i] if x[i] < zero else x[i]
+    elif activation == 3:
+        for i in range(x.size):
+            y[i] = _sigmoid(x[i])
+    elif activation == 4:
+        for i in range(x.size):
+            y[i] = _tanh(x[i])
+    elif activation == 5:
+        for i in range(x.size):
+            y[i] = _elu(alpha, x[i])
+    elif activation == 6:
+        for i in range(x.size):
+            y[i] = _softplus(x[i])
+    elif activation == 7:
+        for i in range(x.size):
+            y[i] = _gelu(x[i])
+    else:
+        for i in range(x.size):
+            y[i] = x[i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _activate_gradient(first, last, worker, x, dy, activation, alpha, dx):
+    x, dy, dx = within(x, first, last), within(dy, first, last), within(dx, first, last)
+    zero, one, alpha = x.dtype.type(0), x.dtype.type(1), x.dtype.type(alpha)
+    if activation == 1 or activation == 2:
+        below = zero if activation == 1 else alpha
+        for i in range(x.size):
+            dx[i] = dy[i] * (below if x[i] <= zero else one)
+    elif activation == 3:
+        for i in range(x.size):
+            dx[i] = dy[i] * _sigmoid_slope(x[i])
+    elif activation == 4:
+        for i in range(x.size):
+            dx[i] = dy[i] * _tanh_slope(x[i])
+    elif activation == 5:
+        for i in range(x.size):
+            dx[i] = dy[i] * _elu_slope(alpha, x[i])
+    elif activation == 6:
+        for i in range(x.size):
+            dx[i] = dy[i] * _sigmoid(x[i])
+    elif activation == 7:
+        for i in range(x.size):
+            dx[i] = dy[i] * _gelu_slope(x[i])
+    else:
+        for i in range(x.size):
+            dx[i] = dy[i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _relu(first, last, worker, x, negative_slope, max_value, threshold, y):
+    x, y = within(x, first, last), within(y, first, last)
+    for i in range(x.size):
+        y[i] = clip_relu(negative_slope, max_value, threshold, x[i])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _relu_gradient(first, last, worker, x, dy, negative_slope, max_value, threshold, dx):
+    x, dy, dx = within(x, first, last), within(dy, first, last), within(dx, first, last)
+    for i in range(x.size):
+        dx[i] = dy[i] * clip_relu_slope(negative_slope, max_value, threshold, x[i])
+
+
+# ------------------------------------------------------------------ softmax
+
+
+# Elements of a task: few enough to stay in the first-level cache from one pass over them to the next.
+ROWS_BLOCK = 1 << 12
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def rows_of_task(columns):
+    """How many rows of a matrix make a task, at least one."""
+    return max(ROWS_BLOCK // max(columns, 1), 1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def row_maximum(row):
+    """The largest number of a row, NaN apart: its exponential is NaN whatever is subtracted from it."""
+    largest = row[0]
+    for j in range(1, row.size):
+        largest = row[j] if row[j] > largest else largest
+    return largest
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
+def row_sum(row):
+    """The sum of a row, in the order that suits vectors."""
+    total = row[0]
+    for j in range(1, row.size):
+        total += row[j]
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def exponentiate(x):
+    """x = e^x in place, across the ends of rows, since these are often shorter than a vector."""
+    flat = x.reshape(-1)
+    for i in range(flat.size):
+        flat[i] = exp(flat[i])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def softmax(x, y):
     """y[i] = exp(x[i] - max x[i]) / sum: rows that add up to one, without overflow."""
-    rows, columns = x.shape
-    for i in range(rows):
-        largest = x[i, 0]
-        for j in range(1, columns):
-            if x[i, j] > largest:
-                largest = x[i, j]
-        total = x.dtype.type(0)
-        for j in range(columns):
-            y[i, j] = math.exp(x[i, j] - largest)
-            total += y[i, j]
-        for j in range(columns):
-            y[i, j] /= total
+    rows = rows_of_task(x.shape[1])
+    share(_softmax, (x, y, rows), (x.shape[0] + rows - 1) // rows, x.size * FORMULA)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _softmax(first, last, worker, x, y, rows):
+    for task in range(first, last):
+        part = slice(task * rows, min((task + 1) * rows, x.shape[0]))
+        x_rows, y_rows = x[part], y[part]
+        for i in range(y_rows.shape[0]):
+            largest = row_maximum(x_rows[i])
+            for j in range(y_rows.shape[1]):
+                y_rows[i, j] = x_rows[i, j] - largest
+        exponentiate(y_rows)
+        for i in range(y_rows.shape[0]):
+            factor = y.dtype.type(1) / row_sum(y_rows[i])
+            for j in range(y_rows.shape[1]):
+                y_rows[i, j] *= factor
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def softmax_gradient(y, dy, dx):
     """dx[i] = y[i] * (dy[i] - dy[i] . y[i]), from the softmax `y` itself."""
-    rows, columns = y.shape
-    for i in range(rows):
-        dot = y.dtype.type(0)
-        for j in range(columns):
-            dot += dy[i, j] * y[i, j]
-        for j in range(columns):
-            dx[i, j] = y[i, j] * (dy[i, j] - dot)
+    rows = rows_of_task(y.shape[1])
+    share(_softmax_gradient, (y, dy, dx, rows), (y.shape[0] + rows - 1) // rows, y.size * MOVE)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def _dot(a, b):
+    total = a.dtype.type(0)
+    for j in range(a.size):
+        total += a[j] * b[j]
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _softmax_gradient(first, last, worker, y, dy, dx, rows):
+    for i in range(first * rows, min(last * rows, y.shape[0])):
+        y_row, dy_row, dx_row = y[i], dy[i], dx[i]
+        dot = _dot(y_row, dy_row)
+        for j in range(y_row.size):
+            dx_row[j] = y_row[j] * (dy_row[j] - dot)

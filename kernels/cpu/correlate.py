@@ -14,182 +14,314 @@ view of `x`::
 
 Goodfellow, Bengio and Courville, "Deep Learning" (2016), section 9.5.
 
-Every innermost loop runs over output channels, which lie next to each other in all of
-`y`, `dz` and the filters, so that it becomes vector instructions.
+All three are products of a matrix that only tables of offsets describe (`plan`) with a matrix of numbers (`product`)::
+
+                             rows of A       columns of A         B                    C
+    forward                  output pixels   cells of a filter    filters              y
+    gradient by input        input pixels    cells of a filter    filters, turned      dx
+    gradient by filters      filter cells    output pixels        dz                   dfilters
+
+B is copied into panels first, of which the tile reads one from end to end.  A filter's gradient has few entries, each
+the sum over all pixels: the pixels are cut into *slots*, each with sums of its own, which are then added in order.
 """
 
 import numpy as np
 from numba import njit
 
-from .formulas import activate, slope_from_value
+from ..formulas import LINEAR, RELU
+from .epilogue import finish, multiply_by_slope
+from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
+from .prepared import prepared
+from .product import pack_panel, panel_start, product, product_lanewise
+from .simd import REGISTER_BYTES
 from .threads import share
-
-# Input channels whose filter gradients one task holds: 8 x 64 floats stay in the first-level cache.
-CHANNEL_BLOCK = 8
-
-# Pixels (rounded up to whole rows) that are added up before they join the total: sums of hundreds of thousands of
-# float32 numbers one by one would lose three digits.
-PIXEL_BLOCK = 256
+from .workspace import ones, workspace
 
 
+@prepared
 def correlate2d(x, filters, bias, geometry, activation, alpha, y):
-    """Forward: rows of output pixels are independent tasks."""
-    rows = geometry.batch * geometry.out_height
-    work = filters.size * rows * geometry.out_width
-    share(_forward_rows, rows, work, x, filters, bias, geometry, activation, alpha, y)
+    """Forward."""
+    plan = forward_plan(geometry, x.dtype)
+    scratch = workspace(plan.scratch, x.dtype)
+    return _correlate, (
+        x, x, LINEAR, 0.0, filters, False, bias, activation, alpha, y, plan.tables, scratch, plan.zeros, plan.by_lanes
+    )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _forward_rows(first_row, last_row, x, filters, bias, geometry, activation, alpha, y):
-    g = geometry
-    group_channels = g.channels // g.groups
-    group_filters = g.out_channels // g.groups
-    for row in range(first_row, last_row):
-        picture, i = divmod(row, g.out_height)
-        for j in range(g.out_width):
-            pixel = y[picture, i, j]
-            for f in range(g.out_channels):
-                pixel[f] = bias[f]
-            for a in range(g.kernel_height):
-                u = i * g.stride_height - g.pad_top + a * g.dilation_height
-                if u < 0 or u >= g.height:
-                    continue
-                for b in range(g.kernel_width):
-                    v = j * g.stride_width - g.pad_left + b * g.dilation_width
-                    if v < 0 or v >= g.width:
-                        continue
-                    for group in range(g.groups):
-                        first = group * group_filters
-                        out = pixel[first : first + group_filters]
-                        for c in range(group_channels):
-                            value = x[picture, u, v, group * group_channels + c]
-                            weights = filters[a, b, c, first : first + group_filters]
-                            for f in range(group_filters):
-                                out[f] += value * weights[f]
-            if activation:
-                for f in range(g.out_channels):
-                    pixel[f] = activate(activation, alpha, pixel[f])
-
-
+@prepared
 def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
-    """Gradient by input: rows of input pixels are independent tasks."""
-    rows = geometry.batch * geometry.height
-    work = filters.size * (dy.size // geometry.out_channels)
-    share(_input_gradient_rows, rows, work, dy, y, filters, geometry, activation, alpha, dx)
+    """Gradient by input: the correlation of dz with the turned filters, for each phase of the strides."""
+    plan = input_gradient_plan(geometry, dx.dtype)
+    scratch = workspace(plan.scratch, dx.dtype)
+    none = plan.zeros
+    return _correlate, (
+        dy, y, activation, alpha, filters, True, none, LINEAR, 0.0, dx, plan.tables, scratch, none, plan.by_lanes
+    )  # fmt: skip
 
 
-# Reassociation lets the dot products below use vector registers; NaN and infinity still propagate.
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _input_gradient_rows(first_row, last_row, dy, y, filters, geometry, activation, alpha, dx):
-    # Each row of input pixels gathers from every output row whose window covers it.
-    g = geometry
-    group_channels = g.channels // g.groups
-    group_filters = g.out_channels // g.groups
-    dz = np.empty(g.out_channels, dx.dtype)
-    for row in range(first_row, last_row):
-        picture, u = divmod(row, g.height)
-        dx[picture, u] = 0
-        for a in range(g.kernel_height):
-            i, remainder = divmod(u + g.pad_top - a * g.dilation_height, g.stride_height)
-            if remainder or i < 0 or i >= g.out_height:
-                continue
-            for j in range(g.out_width):
-                for f in range(g.out_channels):
-                    dz[f] = dy[picture, i, j, f] * slope_from_value(activation, alpha, y[picture, i, j, f])
-                for b in range(g.kernel_width):
-                    v = j * g.stride_width - g.pad_left + b * g.dilation_width
-                    if v < 0 or v >= g.width:
-                        continue
-                    for group in range(g.groups):
-                        first = group * group_filters
-                        for c in range(group_channels):
-                            total = dx.dtype.type(0)
-                            for f in range(first, first + group_filters):
-                                total += dz[f] * filters[a, b, c, f]
-                            dx[picture, u, v, group * group_channels + c] += total
-
-
+@prepared
 def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias):
-    """Gradient by filters and bias.
-
-    Each task owns the gradients of one filter cell for up to CHANNEL_BLOCK input channels and
-    adds up all pixels in order; the last task is the bias.
-    """
-    blocks = -(-(geometry.channels // geometry.groups) // CHANNEL_BLOCK)
-    tasks = geometry.kernel_height * geometry.kernel_width * blocks + 1
-    work = dfilters.size * (dy.size // geometry.out_channels)
-    share(_filters_gradient_blocks, tasks, work, x, dy, y, geometry, activation, alpha, dfilters, dbias)
+    """Gradient by filters and bias."""
+    plan = forward_plan(geometry, x.dtype, sorting=False)
+    scratch = workspace(plan.scratch, x.dtype)
+    return _correlate_gradient_filters, (
+        x, dy, y, activation, alpha, dfilters, dbias, plan.tables, plan.slots, scratch, plan.zeros, ones(x.dtype),
+        plan.by_lanes,
+    )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _filters_gradient_blocks(first_task, last_task, x, dy, y, geometry, activation, alpha, dfilters, dbias):
-    g = geometry
-    group_channels = g.channels // g.groups
-    group_filters = g.out_channels // g.groups
-    blocks = (group_channels + CHANNEL_BLOCK - 1) // CHANNEL_BLOCK
-    dz = np.empty(g.out_channels, x.dtype)
-    sums = np.empty((CHANNEL_BLOCK, g.out_channels), x.dtype)
-    for task in range(first_task, last_task):
-        cell, block = divmod(task, blocks)
-        a, b = divmod(cell, g.kernel_width)
-        if a == g.kernel_height:
-            _bias_gradient(dy, y, activation, alpha, dbias)
-            continue
-        first_channel = block * CHANNEL_BLOCK
-        last_channel = min(first_channel + CHANNEL_BLOCK, group_channels)
-        dfilters[a, b, first_channel:last_channel] = 0
-        sums[:] = 0
-        pixels = 0
-        for picture in range(g.batch):
-            for i in range(g.out_height):
-                pixels += g.out_width
-                if pixels > PIXEL_BLOCK:
-                    _move_sums(sums, dfilters[a, b, first_channel:last_channel])
-                    pixels = g.out_width
-                u = i * g.stride_height - g.pad_top + a * g.dilation_height
-                if u < 0 or u >= g.height:
-                    continue
-                for j in range(g.out_width):
-                    v = j * g.stride_width - g.pad_left + b * g.dilation_width
-                    if v < 0 or v >= g.width:
-                        continue
-                    for f in range(g.out_channels):
-                        dz[f] = dy[picture, i, j, f] * slope_from_value(activation, alpha, y[picture, i, j, f])
-                    for group in range(g.groups):
-                        first = group * group_filters
-                        part = dz[first : first + group_filters]
-                        for c in range(first_channel, last_channel):
-                            value = x[picture, u, v, group * group_channels + c]
-                            gradient = sums[c - first_channel, first : first + group_filters]
-                            for f in range(group_filters):
-                                gradient[f] += value * part[f]
-        _move_sums(sums, dfilters[a, b, first_channel:last_channel])
+# ------------------------------------------------------------------ forward and gradient by input
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _move_sums(sums, total):
-    """Add a block's sums to the total, and start them again."""
-    for c in range(total.shape[0]):
-        for f in range(total.shape[1]):
-            total[c, f] += sums[c, f]
-            sums[c, f] = 0
+def _correlate(
+    source, values, slope, slope_alpha, filters, turned, bias, activation, alpha, target,
+    tables, scratch, none, lanewise,
+):  # fmt: skip
+    """Target from source: both directions.  `values` gives the slopes by which the source is multiplied first."""
+    plan = numbers_of(tables)
+    packed, rest = scratch[: plan.packed_size], scratch[plan.packed_size :]
+    panels = plan.groups * plan.target_panels
+    share(_pack_filters, (filters.reshape(-1), turned, packed, tables), panels, packed.size)
+    work = plan.batch * plan.target_height * plan.target_width * filters.size
+    share(
+        _correlate_tasks,
+        (
+            source.reshape(-1), values.reshape(-1), slope, slope_alpha, packed, bias, activation, alpha,
+            target.reshape(-1), tables, rest, none, lanewise,
+        ),
+        plan.tasks,
+        work,
+    )  # fmt: skip
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _bias_gradient(dy, y, activation, alpha, dbias):
-    """Sum of dz over all pixels."""
-    batch, height, width, channels = dy.shape
-    sums = np.zeros((1, channels), dbias.dtype)
-    total = dbias.reshape(1, channels)
-    total[:] = 0
-    pixels = 0
-    for picture in range(batch):
-        for i in range(height):
-            pixels += width
-            if pixels > PIXEL_BLOCK:
-                _move_sums(sums, total)
-                pixels = width
-            for j in range(width):
-                for f in range(channels):
-                    sums[0, f] += dy[picture, i, j, f] * slope_from_value(activation, alpha, y[picture, i, j, f])
-    _move_sums(sums, total)
+def _pack_filters(first, last, worker, filters, turned, packed, tables):
+    """Copy the filters into panels: a task is one panel of one group."""
+    plan = numbers_of(tables)
+    lanes = REGISTER_BYTES // packed.itemsize
+    channels, targets = plan.group_channels, plan.group_targets
+    turned = turned and not plan.lanewise
+    outputs = plan.groups * (channels if turned else targets)
+    for task in range(first, last):
+        group, panel = divmod(task, plan.target_panels)
+        start = panel_start(panel, max(targets, lanes), lanes)
+        width = min(2 * lanes, targets - start)
+        place = task * plan.depth * 2 * lanes
+        for tap in range(plan.depth // channels):
+            origin = (tap * targets + start) * outputs + group * channels
+            if not turned:
+                origin = tap * channels * outputs + group * targets + start
+            pack_panel(filters, origin, outputs, channels, width, turned, packed, place)
+            place += channels * 2 * lanes
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _correlate_tasks(
+    first, last, worker, source, values, slope, slope_alpha, packed, bias, activation, alpha, target,
+    tables, scratch, none, lanewise,
+):  # fmt: skip
+    plan = numbers_of(tables)
+    lanes = REGISTER_BYTES // source.itemsize
+    lowest = source.dtype.type(-np.inf)
+    floor = source.dtype.type(0) if activation == RELU else lowest
+    own = worker * plan.scratch_of_worker
+    wide = own + plan.scratch_size
+    width = plan.group_targets
+    for task in range(first, last):
+        part, band = divmod(task, plan.bands)
+        picture = part * plan.pictures
+        pictures = min(plan.pictures, plan.batch - picture)
+        if plan.scratch_lines:
+            _copy_part(source, values, slope, slope_alpha, picture, pictures, band, scratch, own, plan)
+            a, a_origin = scratch, own
+        elif plan.scratch_size:
+            size = plan.height * plan.width * plan.channels
+            multiply_by_slope(source, values, picture * size, pictures * size, slope, slope_alpha, scratch, own)
+            a, a_origin = scratch, own
+        else:
+            line = picture * plan.height + band * plan.lines * plan.line_step
+            a, a_origin = source, line * plan.width * plan.channels
+        for phase in phases_of(tables):
+            lines = min(plan.lines, phase.lines - band * plan.lines)
+            if lines <= 0:
+                continue
+            count = pictures * lines * phase.pixels
+            rows = tables[phase.rows : phase.rows + count]
+            columns = tables[phase.columns : phase.columns + phase.depth]
+            places = tables[phase.targets : phase.targets + count]
+            line = picture * plan.target_height + phase.line + band * plan.lines * plan.target_line_step
+            origin = (line * plan.target_width + phase.column) * plan.target_channels
+            b_rows = tables[phase.b_rows : phase.b_rows + phase.depth]
+            panel = plan.depth * 2 * lanes
+            for group in range(plan.groups):
+                b = group * plan.target_panels * panel
+                shift = group * width
+                if lanewise is not None:
+                    product_lanewise(
+                        a, a_origin, rows, columns, packed, b, b_rows, panel,
+                        bias, floor, target, origin, places, np.intp(0), width, bool(0),
+                    )  # fmt: skip
+                elif width >= lanes:
+                    product(
+                        a, a_origin + group * plan.group_channels, rows, columns, packed, b, b_rows, panel,
+                        bias[shift:], floor, target, origin + shift, places, np.intp(0), width, bool(0),
+                    )  # fmt: skip
+                else:
+                    product(
+                        a, a_origin + group * plan.group_channels, rows, columns, packed, b, b_rows, panel,
+                        none, lowest, scratch, wide, tables[plan.wide_rows :], np.intp(0), lanes, bool(0),
+                    )  # fmt: skip
+                    for row in range(count):
+                        for f in range(width):
+                            result = scratch[wide + row * 2 * lanes + f] + bias[shift + f]
+                            target[origin + places[row] + shift + f] = floor if result < floor else result
+        if activation > RELU:
+            line = picture * plan.target_height + band * plan.lines
+            end = (picture + pictures) * plan.target_height
+            if plan.bands > 1:
+                end = min(line + plan.lines, end)
+            step = plan.target_width * plan.target_channels
+            finish(target, line * step, end * step, activation, alpha)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _copy_part(source, values, slope, alpha, picture, pictures, band, scratch, own, plan):
+    """A task's part of the source, times the slopes of an activation, with zeros around it."""
+    channels = plan.channels
+    line_size = plan.scratch_width * channels
+    left = min(max(-plan.first_column, 0), plan.scratch_width)
+    first_column = max(plan.first_column, 0)
+    inside = max(min(plan.width - first_column, plan.scratch_width - left), 0)
+    place = own
+    for n in range(picture, picture + pictures):
+        first_line = band * plan.lines * plan.line_step + plan.first_line
+        for line in range(first_line, first_line + plan.scratch_lines):
+            if 0 <= line < plan.height:
+                scratch[place : place + left * channels] = 0
+                start = ((n * plan.height + line) * plan.width + first_column) * channels
+                into = place + left * channels
+                multiply_by_slope(source, values, start, inside * channels, slope, alpha, scratch, into)
+                scratch[place + (left + inside) * channels : place + line_size] = 0
+            else:
+                scratch[place : place + line_size] = 0
+            place += line_size
+
+
+# ------------------------------------------------------------------ gradient by filters
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _correlate_gradient_filters(
+    x, dy, y, activation, alpha, dfilters, dbias, tables, slots, scratch, none, ones, lanewise
+):
+    plan = numbers_of(tables)
+    sums, rest = scratch[: slots * plan.slot_size], scratch[slots * plan.slot_size :]
+    work = plan.batch * plan.target_height * plan.target_width * dfilters.size
+    share(
+        _add_slots,
+        (
+            x.reshape(-1), dy.reshape(-1), y.reshape(-1), activation, alpha, sums,
+            tables, slots, rest, none, ones, lanewise,
+        ),
+        slots,
+        work,
+    )  # fmt: skip
+    share(_add_up, (sums, dfilters.reshape(-1), dbias, tables, slots), plan.depth + 1, slots * plan.slot_size)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, tables, slots, scratch, none, ones, lanewise):
+    """Each slot's sums over its pixels: panels of dfilters, then dbias."""
+    plan, phase = numbers_of(tables), phases_of(tables)[0]
+    lanes = REGISTER_BYTES // x.itemsize
+    lowest = x.dtype.type(-np.inf)
+    own = worker * plan.scratch_of_slot
+    dz = own + plan.scratch_size
+    width = max(plan.group_targets, lanes)
+    c_panel = (plan.depth + 1) * 2 * lanes
+    c_group = plan.target_panels * c_panel
+    columns = tables[phase.columns : phase.columns + plan.depth]
+    places = tables[plan.wide_rows : plan.wide_rows + plan.depth]
+    bias_place = tables[plan.wide_rows + plan.depth : plan.wide_rows + plan.depth + 1]
+    origin, no_columns = tables[plan.zeros : plan.zeros + 1], tables[plan.zeros : plan.zeros + PIXEL_BLOCK]
+    dz_rows = tables[plan.dz_rows : plan.dz_rows + PIXEL_BLOCK]
+    for slot in range(first, last):
+        c = slot * plan.slot_size
+        started = False
+        for task in range(slot * plan.tasks // slots, (slot + 1) * plan.tasks // slots):
+            part, band = divmod(task, plan.bands)
+            picture = part * plan.pictures
+            pictures = min(plan.pictures, plan.batch - picture)
+            count = pictures * min(plan.lines, plan.target_height - band * plan.lines) * plan.target_width
+            rows = tables[phase.rows : phase.rows + count]
+            if plan.scratch_lines:
+                _copy_part(x, x, plan.lanewise - plan.lanewise, alpha, picture, pictures, band, scratch, own, plan)
+                a, a_origin = scratch, own
+            else:
+                line = picture * plan.height + band * plan.lines * plan.line_step
+                a, a_origin = x, line * plan.width * plan.channels
+            pixel = (picture * plan.target_height + band * plan.lines) * plan.target_width
+            for begin in range(0, count, PIXEL_BLOCK):
+                end = min(begin + PIXEL_BLOCK, count)
+                _make_dz(dy, y, activation, alpha, pixel + begin, end - begin, scratch, dz, plan)
+                for group in range(plan.groups):
+                    b = dz + group * plan.group_targets
+                    if plan.group_targets < lanes:
+                        b = dz + (end - begin) * (plan.target_channels + group * lanes)
+                    # The bias is a row of filters that see nothing but ones.
+                    product(
+                        ones, np.intp(0), origin, no_columns[: end - begin], scratch, b, dz_rows, np.intp(0),
+                        none, lowest, sums, c + group * c_group, bias_place, c_panel, width, started,
+                    )  # fmt: skip
+                    if lanewise is not None:
+                        product_lanewise(
+                            a, a_origin, columns, rows[begin:end], scratch, b, dz_rows, np.intp(0),
+                            none, lowest, sums, c, places, c_panel, width, started,
+                        )  # fmt: skip
+                    else:
+                        product(
+                            a, a_origin + group * plan.group_channels, columns, rows[begin:end],
+                            scratch, b, dz_rows, np.intp(0),
+                            none, lowest, sums, c + group * c_group, places, c_panel, width, started,
+                        )  # fmt: skip
+                started = True
+
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _make_dz(dy, y, activation, alpha, pixel, count, scratch, dz, plan):
+    """dz of some pixels: as it lies in dy and, where a group is narrower than a vector, widened after that."""
+    lanes = REGISTER_BYTES // dy.itemsize
+    channels, width = plan.target_channels, plan.group_targets
+    multiply_by_slope(dy, y, pixel * channels, count * channels, activation, alpha, scratch, dz)
+    if width < lanes:
+        widened = dz + count * channels
+        for group in range(plan.groups):
+            for row in range(count):
+                for lane in range(lanes):
+                    value = scratch[dz + row * channels + group * width + lane] if lane < width else dy.dtype.type(0)
+                    scratch[widened + lane] = value
+                widened += lanes
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_up(first, last, worker, sums, dfilters, dbias, tables, slots):
+    """Add the slots in order: a task is one row of the filters' gradient; the last one is the bias."""
+    plan = numbers_of(tables)
+    lanes = REGISTER_BYTES // sums.itemsize
+    panel_size = (plan.depth + 1) * 2 * lanes
+    outputs = plan.groups * plan.group_targets
+    for row in range(first, last):
+        gradients, line = (dbias, 0) if row == plan.depth else (dfilters, row * outputs)
+        for group in range(plan.groups):
+            for panel in range(plan.target_panels):
+                start = panel_start(panel, max(plan.group_targets, lanes), lanes)
+                width = min(2 * lanes, plan.group_targets - start)
+                place = (group * plan.target_panels + panel) * panel_size + row * 2 * lanes
+                into = line + group * plan.group_targets + start
+                gradient = gradients[into : into + width]
+                gradient[:] = 0
+                for slot in range(slots):
+                    part = sums[place + slot * plan.slot_size : place + slot * plan.slot_size + width]
+                    for lane in range(width):
+                        gradient[lane] += part[lane]

@@ -10,57 +10,79 @@ import math
 
 from numba import njit
 
+from .activation import exponentiate, row_maximum, row_sum, rows_of_task
+from .blocks import FORMULA
+from .elementary import exp, log1p
+from .threads import share
+
 # Keras's backend.epsilon().
 EPSILON = 1e-7
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _log_sum_exp(row, largest):
-    total = largest - largest
-    for j in range(row.size):
-        total += math.exp(row[j] - largest)
-    return largest + math.log(total)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _largest(row):
-    largest = row[0]
-    for j in range(1, row.size):
-        # "not <=" lets NaN through, as a sum would.
-        if not row[j] <= largest:
-            largest = row[j]
-    return largest
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def softmax_cross_entropy(logits, targets, scale, losses, gradient):
     """losses = -sum_j t_j log softmax_j(z), gradient = scale (softmax(z) sum t - t)."""
-    rows, columns = logits.shape
-    real = logits.dtype.type
-    for i in range(rows):
-        normalizer = _log_sum_exp(logits[i], _largest(logits[i]))
-        loss = real(0)
-        weight = real(0)
-        for j in range(columns):
-            weight += targets[i, j]
-            if targets[i, j] != 0:
-                loss += targets[i, j] * (normalizer - logits[i, j])
-        losses[i] = loss
-        for j in range(columns):
-            gradient[i, j] = real(scale) * (weight * math.exp(logits[i, j] - normalizer) - targets[i, j])
+    rows = rows_of_task(logits.shape[1])
+    tasks = (logits.shape[0] + rows - 1) // rows
+    arguments = logits, targets, logits.dtype.type(scale), losses, gradient, rows
+    share(_softmax_cross_entropy, arguments, tasks, logits.size * FORMULA)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _exponentials(logits, losses, gradient):
+    """e^(z - max z) of each row into `gradient`, max z into `losses`."""
+    for i in range(gradient.shape[0]):
+        largest = row_maximum(logits[i])
+        losses[i] = largest
+        for j in range(gradient.shape[1]):
+            gradient[i, j] = logits[i, j] - largest
+    exponentiate(gradient)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _softmax_cross_entropy(first, last, worker, all_logits, all_targets, scale, all_losses, all_gradient, rows):
+    zero = type(scale)(0)
+    for task in range(first, last):
+        part = slice(task * rows, min((task + 1) * rows, all_logits.shape[0]))
+        logits, targets, losses, gradient = all_logits[part], all_targets[part], all_losses[part], all_gradient[part]
+        _exponentials(logits, losses, gradient)
+        for i in range(gradient.shape[0]):
+            total = row_sum(gradient[i])
+            normalizer = losses[i] + math.log(total)
+            loss = weight = zero
+            for j in range(gradient.shape[1]):
+                t = targets[i, j]
+                weight += t
+                # Where there is no target, a logit of -infinity does no harm.
+                loss += t * (normalizer - logits[i, j]) if t != zero else zero
+            losses[i] = loss
+            factor = scale * weight / total
+            for j in range(gradient.shape[1]):
+                gradient[i, j] = factor * gradient[i, j] - scale * targets[i, j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sparse_softmax_cross_entropy(logits, labels, scale, losses, gradient):
     """`softmax_cross_entropy` for targets given as class numbers."""
-    rows, columns = logits.shape
-    real = logits.dtype.type
-    for i in range(rows):
-        normalizer = _log_sum_exp(logits[i], _largest(logits[i]))
-        losses[i] = normalizer - logits[i, labels[i]]
-        for j in range(columns):
-            gradient[i, j] = real(scale) * math.exp(logits[i, j] - normalizer)
-        gradient[i, labels[i]] -= real(scale)
+    rows = rows_of_task(logits.shape[1])
+    tasks = (logits.shape[0] + rows - 1) // rows
+    arguments = logits, labels, logits.dtype.type(scale), losses, gradient, rows
+    share(_sparse_softmax_cross_entropy, arguments, tasks, logits.size * FORMULA)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sparse_softmax_cross_entropy(first, last, worker, all_logits, all_labels, scale, all_losses, all_gradient, rows):
+    for task in range(first, last):
+        part = slice(task * rows, min((task + 1) * rows, all_logits.shape[0]))
+        logits, labels, losses, gradient = all_logits[part], all_labels[part], all_losses[part], all_gradient[part]
+        _exponentials(logits, losses, gradient)
+        for i in range(gradient.shape[0]):
+            total = row_sum(gradient[i])
+            losses[i] = losses[i] + math.log(total) - logits[i, labels[i]]
+            factor = scale / total
+            for j in range(gradient.shape[1]):
+                gradient[i, j] *= factor
+            gradient[i, labels[i]] -= scale
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -155,17 +177,30 @@ def binary_cross_entropy(probabilities, targets, scale, losses, gradient):
 @njit(cache=True, nogil=True, error_model="numpy")
 def sigmoid_binary_cross_entropy(logits, targets, scale, losses, gradient):
     """losses = mean_j (max(z_j, 0) - z_j t_j + log(1 + e^-|z_j|)), gradient = scale (sigmoid(z) - t) / columns."""
-    rows, columns = logits.shape
-    real = logits.dtype.type
-    factor = real(scale) / real(columns)
-    for i in range(rows):
-        total = real(0)
-        for j in range(columns):
-            z = logits[i, j]
-            t = targets[i, j]
-            decay = math.exp(-abs(z))
-            above = real(0) if z < real(0) else z
-            total += above - z * t + math.log1p(decay)
-            sigmoid = (decay if z < real(0) else real(1)) / (real(1) + decay)
-            gradient[i, j] = factor * (sigmoid - t)
-        losses[i] = total / real(columns)
+    rows = rows_of_task(logits.shape[1])
+    tasks = (logits.shape[0] + rows - 1) // rows
+    arguments = logits, targets, logits.dtype.type(scale), losses, gradient, rows
+    share(_sigmoid_binary_cross_entropy, arguments, tasks, logits.size * FORMULA)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sigmoid_binary_cross_entropy(first, last, worker, all_logits, all_targets, scale, all_losses, all_gradient, rows):
+    zero, one = type(scale)(0), type(scale)(1)
+    columns = all_logits.shape[1]
+    factor = scale / type(scale)(columns)
+    for task in range(first, last):
+        part = slice(task * rows, min((task + 1) * rows, all_logits.shape[0]))
+        losses = all_losses[part]
+        # Across the ends of rows: the terms of the losses first, then the gradient in their place.
+        logits, targets = all_logits[part].reshape(-1), all_targets[part].reshape(-1)
+        gradient = all_gradient[part].reshape(-1)
+        for k in range(gradient.size):
+            z = logits[k]
+            above = zero if z < zero else z
+            gradient[k] = above - z * targets[k] + log1p(exp(-abs(z)))
+        for i in range(losses.size):
+            losses[i] = row_sum(gradient[i * columns : (i + 1) * columns]) / type(scale)(columns)
+        for k in range(gradient.size):
+            z = logits[k]
+            decay = exp(-abs(z))
+            gradient[k] = factor * ((decay if z < zero else one) / (one + decay) - targets[k])

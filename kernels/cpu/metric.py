@@ -6,10 +6,10 @@ from numba import njit
 @njit(cache=True, nogil=True, error_model="numpy")
 def _argmax(row):
     """Place of the first largest entry; NaN counts as larger than any number, as for NumPy."""
-    place = 0
+    place, largest = 0, row[0]
     for j in range(1, row.size):
-        if row[place] == row[place] and not row[j] <= row[place]:
-            place = j
+        if not row[j] <= largest and largest == largest:
+            place, largest = j, row[j]
     return place
 
 

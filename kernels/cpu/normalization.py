@@ -8,8 +8,11 @@
     dx = gamma / sqrt(variance + epsilon) (dy - dbeta / rows - z dgamma / rows)
 
 where mean and (biased) variance are those of the batch: Ioffe and Szegedy, "Batch
-normalization" (2015).  Sums over rows are kept as sums of blocks of rows, whose number
-depends on the shape alone, so that they are accurate and repeatable.
+normalization" (2015).
+
+The matrix is cut into *lines* of at most LINE numbers: where it has few columns, a line is several rows, so that loops
+over a line are long; where it has many, a line is a part of a row.  Sums are double, one for each place of a line, in
+a number of parts that the shape alone decides, so that they are accurate and repeatable.
 """
 
 import math
@@ -17,75 +20,180 @@ import math
 import numpy as np
 from numba import njit
 
-# Rows that are added up before they join the total.
-ROW_BLOCK = 256
+from .blocks import BLOCK, MOVE
+from .local import local_array
+from .threads import share
+
+# Numbers of a line, and parts of the lines that have sums of their own.
+LINE = 512
+PARTS = 16
+SUMS = PARTS * LINE
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _cut(x):
+    """How far one line stands from the next, and how many there are; the last one may be shorter."""
+    columns = x.shape[1]
+    step = columns if columns >= LINE else LINE // columns * columns
+    return step, (x.size + step - 1) // step
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _lines_of_part(lines):
+    return (lines + PARTS - 1) // PARTS
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _lines_of_task(width):
+    return BLOCK // width + 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_up(sums, parts, width, start, totals):
+    """totals[column] = the sum over all parts, and over all places in a line, of a column."""
+    columns = totals.size
+    for c in range(start, min(start + width, columns)):
+        total = 0.0
+        for place in range(c - start, width, columns):
+            for part in range(parts):
+                total += sums[part * LINE + place]
+        totals[c] = total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _moment(x, centre, power, totals):
+    """totals[column] = sum over rows of x (power 1), or of (x - centre)^2 (power 2)."""
+    sums, centres = local_array(SUMS, np.float64), local_array(LINE, x)
+    step, lines = _cut(x)
+    part = _lines_of_part(lines)
+    parts = (lines + part - 1) // part
+    for start in range(0, step, LINE):
+        width = min(LINE, step - start)
+        for c in range(width):
+            centres[c] = centre[(start + c) % centre.size]
+        arguments = x.reshape(-1), centres, power, sums, part, start, step, width
+        share(_moment_of_parts, arguments, parts, x.size * MOVE)
+        _add_up(sums, parts, width, start, totals)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _moment_of_parts(first, last, worker, x, centres, power, sums, part, start, step, width):
+    centre = local_array(LINE, x)
+    for c in range(width):
+        centre[c] = centres[c]
+    for k in range(first, last):
+        total = local_array(LINE, np.float64)
+        for c in range(width):
+            total[c] = 0.0
+        stop = min((k + 1) * part * step, x.size)
+        for place in range(k * part * step + start, stop, step):
+            line = x[place : min(place + width, stop)]
+            if power == 1:
+                for c in range(line.size):
+                    total[c] += line[c]
+            else:
+                for c in range(line.size):
+                    difference = line[c] - centre[c]
+                    total[c] += difference * difference
+        for c in range(width):
+            sums[k * LINE + c] = total[c]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def batch_moments(x, mean, variance):
     """Mean and biased variance of each column, in two passes."""
-    rows, columns = x.shape
-    part = np.empty(columns, x.dtype)
-    mean[:] = 0
-    variance[:] = 0
-    for first in range(0, rows, ROW_BLOCK):
-        part[:] = 0
-        for i in range(first, min(first + ROW_BLOCK, rows)):
-            for c in range(columns):
-                part[c] += x[i, c]
-        for c in range(columns):
-            mean[c] += part[c]
-    for c in range(columns):
-        mean[c] /= x.dtype.type(rows)
-    for first in range(0, rows, ROW_BLOCK):
-        part[:] = 0
-        for i in range(first, min(first + ROW_BLOCK, rows)):
-            for c in range(columns):
-                part[c] += (x[i, c] - mean[c]) * (x[i, c] - mean[c])
-        for c in range(columns):
-            variance[c] += part[c]
-    for c in range(columns):
-        variance[c] /= x.dtype.type(rows)
+    _moment(x, mean, 1, mean)
+    for c in range(mean.size):
+        mean[c] /= x.dtype.type(x.shape[0])
+    _moment(x, mean, 2, variance)
+    for c in range(mean.size):
+        variance[c] /= x.dtype.type(x.shape[0])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def normalize(x, mean, variance, gamma, beta, epsilon, y):
     """y = gamma (x - mean) / sqrt(variance + epsilon) + beta."""
-    rows, columns = x.shape
-    scale = np.empty(columns, x.dtype)
-    for c in range(columns):
-        scale[c] = gamma[c] / math.sqrt(variance[c] + x.dtype.type(epsilon))
-    for i in range(rows):
-        for c in range(columns):
-            y[i, c] = (x[i, c] - mean[c]) * scale[c] + beta[c]
+    centre, scale, shift = local_array(LINE, x), local_array(LINE, x), local_array(LINE, x)
+    step, lines = _cut(x)
+    for start in range(0, step, LINE):
+        width = min(LINE, step - start)
+        for c in range(width):
+            column = (start + c) % x.shape[1]
+            centre[c] = mean[column]
+            scale[c] = gamma[column] / math.sqrt(variance[column] + x.dtype.type(epsilon))
+            shift[c] = beta[column]
+        some = _lines_of_task(width)
+        arguments = x.reshape(-1), centre, scale, shift, y.reshape(-1), some, start, step, width
+        share(_normalize, arguments, (lines + some - 1) // some, x.size * MOVE)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _normalize(first, last, worker, x, centre, scale, shift, y, some, start, step, width):
+    stop = min(last * some * step, x.size)
+    for place in range(first * some * step + start, stop, step):
+        line, out = x[place : min(place + width, stop)], y[place : min(place + width, stop)]
+        for c in range(line.size):
+            out[c] = (line[c] - centre[c]) * scale[c] + shift[c]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def batch_normalization_gradient(x, mean, variance, gamma, dy, epsilon, dx, dgamma, dbeta):
     """The gradients through `normalize` and, by input, through the batch's own moments."""
+    sums_gamma, sums_beta = local_array(SUMS, np.float64), local_array(SUMS, np.float64)
+    centre, inverse = local_array(LINE, x), local_array(LINE, x)
+    shift, slope, scale = local_array(LINE, x), local_array(LINE, x), local_array(LINE, x)
     rows, columns = x.shape
-    inverse = np.empty(columns, x.dtype)
-    part_gamma = np.empty(columns, x.dtype)
-    part_beta = np.empty(columns, x.dtype)
-    for c in range(columns):
-        inverse[c] = x.dtype.type(1) / math.sqrt(variance[c] + x.dtype.type(epsilon))
-    dgamma[:] = 0
-    dbeta[:] = 0
-    for first in range(0, rows, ROW_BLOCK):
-        part_gamma[:] = 0
-        part_beta[:] = 0
-        for i in range(first, min(first + ROW_BLOCK, rows)):
-            for c in range(columns):
-                part_gamma[c] += dy[i, c] * (x[i, c] - mean[c]) * inverse[c]
-                part_beta[c] += dy[i, c]
-        for c in range(columns):
-            dgamma[c] += part_gamma[c]
-            dbeta[c] += part_beta[c]
-    count = x.dtype.type(rows)
-    for i in range(rows):
-        for c in range(columns):
-            z = (x[i, c] - mean[c]) * inverse[c]
-            dx[i, c] = gamma[c] * inverse[c] * (dy[i, c] - dbeta[c] / count - z * dgamma[c] / count)
+    one = x.dtype.type(1)
+    step, lines = _cut(x)
+    part, count = _lines_of_part(lines), x.dtype.type(rows)
+    parts = (lines + part - 1) // part
+    for start in range(0, step, LINE):
+        width = min(LINE, step - start)
+        for c in range(width):
+            column = (start + c) % columns
+            centre[c] = mean[column]
+            inverse[c] = one / math.sqrt(variance[column] + x.dtype.type(epsilon))
+        arguments = x.reshape(-1), dy.reshape(-1), centre, inverse, sums_gamma, sums_beta, part, start, step, width
+        share(_gradient_sums, arguments, parts, x.size * MOVE)
+        _add_up(sums_gamma, parts, width, start, dgamma)
+        _add_up(sums_beta, parts, width, start, dbeta)
+        for c in range(width):
+            column = (start + c) % columns
+            shift[c] = dbeta[column] / count
+            slope[c] = inverse[c] * dgamma[column] / count
+            scale[c] = gamma[column] * inverse[c]
+        some = _lines_of_task(width)
+        arguments = x.reshape(-1), dy.reshape(-1), centre, shift, slope, scale, dx.reshape(-1), some, start, step, width
+        share(_gradient_input, arguments, (lines + some - 1) // some, x.size * MOVE)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gradient_sums(first, last, worker, x, dy, centre, inverse, sums_gamma, sums_beta, part, start, step, width):
+    by_gamma, by_beta = local_array(LINE, np.float64), local_array(LINE, np.float64)
+    for k in range(first, last):
+        for c in range(width):
+            by_gamma[c] = 0.0
+            by_beta[c] = 0.0
+        stop = min((k + 1) * part * step, x.size)
+        for place in range(k * part * step + start, stop, step):
+            line, dy_line = x[place : min(place + width, stop)], dy[place : min(place + width, stop)]
+            for c in range(line.size):
+                by_gamma[c] += dy_line[c] * ((line[c] - centre[c]) * inverse[c])
+            for c in range(line.size):
+                by_beta[c] += dy_line[c]
+        for c in range(width):
+            sums_gamma[k * LINE + c] = by_gamma[c]
+            sums_beta[k * LINE + c] = by_beta[c]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gradient_input(first, last, worker, x, dy, centre, shift, slope, scale, dx, some, start, step, width):
+    stop = min(last * some * step, x.size)
+    for place in range(first * some * step + start, stop, step):
+        line, dy_line = x[place : min(place + width, stop)], dy[place : min(place + width, stop)]
+        out = dx[place : min(place + width, stop)]
+        for c in range(line.size):
+            out[c] = scale[c] * (dy_line[c] - shift[c] - (line[c] - centre[c]) * slope[c])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

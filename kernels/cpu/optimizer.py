@@ -9,6 +9,14 @@ import math
 import numpy as np
 from numba import njit
 
+from .blocks import MOVE, blocks, within
+from .local import local_array
+from .threads import share
+
+# Parts of the parameters whose penalties are added up on their own, and numbers that a part is a multiple of.
+PARTS = 64
+LINE = 64
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def regularize(parameters, ends, l1, l2, gradients, penalty):
@@ -17,41 +25,79 @@ def regularize(parameters, ends, l1, l2, gradients, penalty):
     Region r reaches from ends[r-1] to ends[r] and contributes l1 sum |p| + l2 sum p^2, with
     gradient l1 sign(p) + 2 l2 p.
     """
-    real = parameters.dtype.type
+    size = parameters.size
+    part = (size // PARTS // LINE + 1) * LINE
+    parts = (size + part - 1) // part
     # Two sums over everything, so double precision costs nothing and saves the penalty's digits.
+    totals = local_array(PARTS, np.float64)
+    share(_regularize, (parameters, ends, l1, l2, gradients, totals, part), parts, size * MOVE)
     total = 0.0
-    first = 0
-    for region in range(ends.size):
-        last = ends[region]
-        if l1[region] != 0 or l2[region] != 0:
-            absolute = 0.0
-            square = 0.0
-            for i in range(first, last):
-                p = parameters[i]
-                absolute += abs(p)
-                square += p * p
-                gradients[i] += l1[region] * np.sign(p) + real(2) * l2[region] * p
-            total += l1[region] * absolute + l2[region] * square
-        first = last
+    for k in range(parts):
+        total += totals[k]
     penalty[0] = total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _regularize(first, last, worker, parameters, ends, l1, l2, gradients, totals, part):
+    for k in range(first, last):
+        totals[k] = 0.0
+        start, stop = k * part, min((k + 1) * part, parameters.size)
+        begin = 0
+        for region in range(ends.size):
+            end = ends[region]
+            lower, upper = max(begin, start), min(end, stop)
+            if lower < upper and (l1[region] != 0 or l2[region] != 0):
+                inside = slice(lower, upper)
+                totals[k] += _penalty(parameters[inside], l1[region], l2[region], gradients[inside])
+            begin = end
+
+
+# Both sums may be taken in the order that suits vectors.
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def _penalty(parameters, l1, l2, gradients):
+    zero, two_l2 = parameters.dtype.type(0), parameters.dtype.type(2) * l2
+    absolute, square = 0.0, 0.0
+    for i in range(parameters.size):
+        p = parameters[i]
+        absolute += abs(p)
+        square += p * p
+        sign = (l1 if p > zero else zero) - (l1 if p < zero else zero)
+        gradients[i] += sign + two_l2 * p
+    return l1 * absolute + l2 * square
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sgd(gradients, learning_rate, momentum, nesterov, weight_decay, parameters, velocity):
     """p -= rate g; with momentum v = momentum v - rate g and p += v, or p += momentum v - rate g (Nesterov)."""
+    keep = 1.0 - learning_rate * weight_decay
+    tasks, work = blocks(parameters.size), parameters.size * MOVE
+    if momentum == 0.0:
+        share(_sgd, (gradients, learning_rate, keep, parameters), tasks, work)
+    else:
+        arguments = gradients, learning_rate, momentum, nesterov, keep, parameters, velocity
+        share(_sgd_with_momentum, arguments, tasks, work)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sgd(first, last, worker, gradients, learning_rate, keep, parameters):
     real = parameters.dtype.type
-    rate = real(learning_rate)
-    inertia = real(momentum)
-    keep = real(1.0 - learning_rate * weight_decay)
+    rate, keep = real(learning_rate), real(keep)
+    gradients, parameters = within(gradients, first, last), within(parameters, first, last)
     for i in range(parameters.size):
-        p = parameters[i] * keep
-        if momentum == 0.0:
-            p -= rate * gradients[i]
-        else:
-            v = inertia * velocity[i] - rate * gradients[i]
-            velocity[i] = v
-            p += inertia * v - rate * gradients[i] if nesterov else v
-        parameters[i] = p
+        parameters[i] = parameters[i] * keep - rate * gradients[i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sgd_with_momentum(first, last, worker, gradients, learning_rate, momentum, nesterov, keep, parameters, velocity):
+    real = parameters.dtype.type
+    rate, inertia, keep = real(learning_rate), real(momentum), real(keep)
+    gradients, parameters = within(gradients, first, last), within(parameters, first, last)
+    velocity = within(velocity, first, last)
+    for i in range(parameters.size):
+        move = rate * gradients[i]
+        v = inertia * velocity[i] - move
+        velocity[i] = v
+        parameters[i] = parameters[i] * keep + (inertia * v - move if nesterov else v)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -60,18 +106,25 @@ def adam(gradients, learning_rate, beta_1, beta_2, epsilon, step, weight_decay, 
 
     p -= rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(s) + epsilon)
     """
+    rate = learning_rate * math.sqrt(1.0 - beta_2**step) / (1.0 - beta_1**step)
+    keep = 1.0 - learning_rate * weight_decay
+    arguments = gradients, rate, 1.0 - beta_1, 1.0 - beta_2, epsilon, keep, parameters, mean, mean_square
+    share(_adam, arguments, blocks(parameters.size), 2 * parameters.size * MOVE)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _adam(first, last, worker, gradients, rate, new_1, new_2, epsilon, keep, parameters, mean, mean_square):
     real = parameters.dtype.type
-    rate = real(learning_rate * math.sqrt(1.0 - beta_2**step) / (1.0 - beta_1**step))
-    new_1 = real(1.0 - beta_1)
-    new_2 = real(1.0 - beta_2)
-    keep = real(1.0 - learning_rate * weight_decay)
+    rate, new_1, new_2, epsilon, keep = real(rate), real(new_1), real(new_2), real(epsilon), real(keep)
+    gradients, parameters = within(gradients, first, last), within(parameters, first, last)
+    mean, mean_square = within(mean, first, last), within(mean_square, first, last)
     for i in range(parameters.size):
         g = gradients[i]
         m = mean[i] + (g - mean[i]) * new_1
         s = mean_square[i] + (g * g - mean_square[i]) * new_2
         mean[i] = m
         mean_square[i] = s
-        parameters[i] = parameters[i] * keep - rate * m / (math.sqrt(s) + real(epsilon))
+        parameters[i] = parameters[i] * keep - rate * m / (math.sqrt(s) + epsilon)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -82,17 +135,34 @@ def rmsprop(
 
     `centered` takes the square of the gradient's own moving mean from s.
     """
+    keep = 1.0 - learning_rate * weight_decay
+    arguments = (
+        gradients, learning_rate, rho, 1.0 - rho, momentum, epsilon, centered, keep,
+        parameters, mean, mean_square, velocity,
+    )  # fmt: skip
+    share(_rmsprop, arguments, blocks(parameters.size), 2 * parameters.size * MOVE)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _rmsprop(
+    first, last, worker, gradients, rate, old, new, momentum, epsilon, centered, keep,
+    parameters, mean, mean_square, velocity,
+):  # fmt: skip
     real = parameters.dtype.type
-    rate = real(learning_rate)
-    old = real(rho)
-    new = real(1.0 - rho)
-    inertia = real(momentum)
-    keep = real(1.0 - learning_rate * weight_decay)
+    rate, old, new, inertia = real(rate), real(old), real(new), real(momentum)
+    epsilon, keep = real(epsilon), real(keep)
+    gradients, parameters = within(gradients, first, last), within(parameters, first, last)
+    mean_square = within(mean_square, first, last)
+    # What a setting does not use is neither read nor written: it may have one element.
+    if centered:
+        mean = within(mean, first, last)
+    if momentum > 0.0:
+        velocity = within(velocity, first, last)
     for i in range(parameters.size):
         g = gradients[i]
         s = old * mean_square[i] + new * g * g
         mean_square[i] = s
-        denominator = s + real(epsilon)
+        denominator = s + epsilon
         if centered:
             m = old * mean[i] + new * g
             mean[i] = m

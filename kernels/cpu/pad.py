@@ -2,15 +2,48 @@
 
 from numba import njit
 
+from .blocks import BLOCK, MOVE
+from .threads import share
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def zero_pad2d(x, top, left, y):
     """y[:, top:top+height, left:left+width] = x, and zero elsewhere."""
-    y[...] = 0
-    y[:, top : top + x.shape[1], left : left + x.shape[2]] = x
+    step = max(BLOCK // max(y.shape[2] * y.shape[3], 1), 1)
+    tasks = (y.shape[0] * y.shape[1] + step - 1) // step
+    share(_zero_pad_rows, (x, top, left, y, step), tasks, y.size * MOVE)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _zero_pad_rows(first, last, worker, x, top, left, y, step):
+    batch, height, width, channels = x.shape
+    lines, padded = x.reshape(batch * height, width * channels), y.reshape(-1, y.shape[2] * y.shape[3])
+    zero = y.dtype.type(0)
+    begin, end = left * channels, (left + width) * channels
+    for row in range(first * step, min(last * step, padded.shape[0])):
+        picture, i = divmod(row, y.shape[1])
+        line = padded[row]
+        if i < top or i >= top + height:
+            line[:] = zero
+        else:
+            line[:begin] = zero
+            line[begin:end] = lines[picture * height + i - top]
+            line[end:] = zero
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def crop2d(x, top, left, y):
     """y = x[:, top:top+height, left:left+width], the gradient of `zero_pad2d`."""
-    y[...] = x[:, top : top + y.shape[1], left : left + y.shape[2]]
+    step = max(BLOCK // max(y.shape[2] * y.shape[3], 1), 1)
+    tasks = (y.shape[0] * y.shape[1] + step - 1) // step
+    share(_crop_rows, (x, top, left, y, step), tasks, y.size * MOVE)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _crop_rows(first, last, worker, x, top, left, y, step):
+    batch, height, width, channels = y.shape
+    lines, padded = y.reshape(batch * height, width * channels), x.reshape(-1, x.shape[2] * x.shape[3])
+    begin, end = left * channels, (left + width) * channels
+    for row in range(first * step, min(last * step, batch * height)):
+        picture, i = divmod(row, height)
+        lines[row][:] = padded[picture * x.shape[1] + top + i][begin:end]

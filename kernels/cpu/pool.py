@@ -3,70 +3,268 @@
 Padding cells do not exist: a maximum never takes them and an average does not count them.
 The gradients are gathers: every input cell sums over the windows that cover it, in order,
 so that no two tasks write one cell.
+
+Windows of two by two cells side by side without padding, which most networks have, get loops of their own over the
+channels, without any test.  Arrays are flat there, and places in them unsigned: a place that might be negative would
+mean to Numba the distance from the end, and keep the compiler from using vectors.
 """
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
+from .blocks import BLOCK, MOVE
+from .elementary import select
+from .local import local_array
+from .prepared import prepared
+from .simd import REGISTER_BYTES, vectors_of
 from .threads import share
 
+# Channels that are summed up at a time.
+LINE = 1024
 
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _rows_of_task(numbers):
+    """How many rows of pictures make a task, of so many numbers each."""
+    return max(BLOCK // max(numbers, 1), 1)
+
+
+def _window(geometry):
+    """What is not to be seen from the arrays; plain integers cost a third of what a named tuple does to hand over."""
+    g = geometry
+    return g.kernel_height, g.kernel_width, g.stride_height, g.stride_width, g.pad_top, g.pad_left
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _is_plain(window, large, small):
+    """Whether windows of two by two cells stand side by side, and no row is cut by the picture's edges."""
+    return (
+        window == (2, 2, 2, 2, 0, 0) and 2 * small.shape[1] <= large.shape[1] and 2 * small.shape[2] <= large.shape[2]
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def copy_numbers(source, start, destination, place, count):
+    """Copy so many numbers from a place of one flat array to a place of another; both places are unsigned."""
+    for c in range(count):
+        destination[place + c] = source[start + c]
+
+
+# ------------------------------------------------------------------ maximum
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def beats(value, best):
+    """Whether a later cell takes the maximum: "not <=", so that NaN does; best == best, so that nothing beats it."""
+    return (not value <= best) & (best == best)
+
+
+@prepared
 def max_pool2d(x, geometry, y, winner):
     """The largest cell of each window, and its number within the window, row by row."""
-    share(_max_rows, geometry.batch * geometry.out_height, x.size, x, geometry, y, winner)
+    return _max_pool2d, (x, _window(geometry), y, winner)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _max_rows(first_row, last_row, x, geometry, y, winner):
-    g = geometry
-    for row in range(first_row, last_row):
-        picture, i = divmod(row, g.out_height)
-        for j in range(g.out_width):
-            best = y[picture, i, j]
-            place = winner[picture, i, j]
-            empty = True
-            for a in range(g.kernel_height):
-                u = i * g.stride_height - g.pad_top + a
-                if u < 0 or u >= g.height:
-                    continue
-                for b in range(g.kernel_width):
-                    v = j * g.stride_width - g.pad_left + b
-                    if v < 0 or v >= g.width:
-                        continue
-                    cell = a * g.kernel_width + b
-                    for c in range(g.channels):
-                        value = x[picture, u, v, c]
-                        # "not <=" rather than ">", so that NaN wins; best == best, so that nothing beats it.
-                        if empty or (not value <= best[c] and best[c] == best[c]):
-                            best[c] = value
-                            place[c] = cell
-                    empty = False
+def _max_pool2d(x, window, y, winner):
+    step = _rows_of_task(x[0, 0].size * window[2])
+    tasks = (y.shape[0] * y.shape[1] + step - 1) // step
+    if _is_plain(window, x, y):
+        share(_max_rows_2x2, (x, y, winner, step), tasks, x.size * MOVE)
+    else:
+        share(_max_rows, (x, window, y, winner, step), tasks, x.size * MOVE)
 
 
+@intrinsic
+def _largest_of_four(typing, cells, corner, right, below, tops, places, out):
+    """A vector of channels of one window: the largest of four cells, and which one it is."""
+
+    def code(context, builder, signature, arguments):
+        _, corner, right, below, _, _, out = arguments
+        read, _ = vectors_of(context, builder, signature.args[0], arguments[0])
+        _, write_top = vectors_of(context, builder, signature.args[4], arguments[4])
+        _, write_place = vectors_of(context, builder, signature.args[5], arguments[5], like=signature.args[0])
+        place = builder.add(corner, below)
+        others = [builder.add(corner, right), place, builder.add(place, right)]
+        best, winner = read(corner), None
+        for number, other in enumerate(others, 1):
+            value = read(other)
+            # As in `beats`: "not <=", which NaN is, and nothing beats NaN.
+            wins = builder.and_(builder.fcmp_unordered(">", value, best), builder.fcmp_ordered("ord", best, best))
+            numbers = ir.VectorType(context.get_value_type(signature.args[5].dtype), wins.type.count)
+            if winner is None:
+                winner = ir.Constant(numbers, [0] * numbers.count)
+            winner = builder.select(wins, ir.Constant(numbers, [number] * numbers.count), winner)
+            best = builder.select(wins, value, best)
+        write_top(best, out)
+        write_place(winner, out)
+        return context.get_dummy_value()
+
+    place = types.intp
+    return types.void(cells, place, place, place, tops, places, place), code
+
+
+@intrinsic
+def _give_to_winner(typing, given, places, out, cells, corner, right, below):
+    """A vector of channels of one window: the gradient to the cell that won, zeros to the other three."""
+
+    def code(context, builder, signature, arguments):
+        _, _, out, _, corner, right, below = arguments
+        read_given, _ = vectors_of(context, builder, signature.args[0], arguments[0])
+        read_place, _ = vectors_of(context, builder, signature.args[1], arguments[1], like=signature.args[0])
+        _, write = vectors_of(context, builder, signature.args[3], arguments[3])
+        gradient, winner = read_given(out), read_place(out)
+        zero = ir.Constant(gradient.type, [0.0] * gradient.type.count)
+        lower = builder.add(corner, below)
+        for number, cell in enumerate((corner, builder.add(corner, right), lower, builder.add(lower, right))):
+            wins = builder.icmp_unsigned("==", winner, ir.Constant(winner.type, [number] * winner.type.count))
+            write(builder.select(wins, gradient, zero), cell)
+        return context.get_dummy_value()
+
+    place = types.intp
+    return types.void(given, places, place, cells, place, place, place), code
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _max_rows_2x2(first, last, worker, x, y, winner, step):
+    lanes = REGISTER_BYTES // x.itemsize
+    batch, out_height, out_width, channels = y.shape
+    height, width = x.shape[1], x.shape[2]
+    cells, tops, places = x.reshape(-1), y.reshape(-1), winner.reshape(-1)
+    number = winner.dtype.type
+    below = width * channels
+    for row in range(first * step, min(last * step, batch * out_height)):
+        picture, i = divmod(row, out_height)
+        for j in range(out_width):
+            corner = ((picture * height + 2 * i) * width + 2 * j) * channels
+            out = (row * out_width + j) * channels
+            if channels >= lanes:
+                for c in range(0, channels, lanes):
+                    shift = min(c, channels - lanes)  # the last vector may overlap the one before
+                    _largest_of_four(cells, corner + shift, channels, below, tops, places, out + shift)
+                continue
+            for c in range(channels):
+                best, place = cells[corner + c], number(0)
+                for other in range(1, 4):
+                    value = cells[corner + c + other % 2 * channels + other // 2 * below]
+                    if beats(value, best):
+                        best, place = value, number(other)
+                tops[out + c] = best
+                places[out + c] = place
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _max_rows(first, last, worker, x, window, y, winner, step):
+    kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left = window
+    batch, out_height, out_width, channels = y.shape
+    height, width = x.shape[1], x.shape[2]
+    cells, tops, places = x.reshape(-1), y.reshape(-1), winner.reshape(-1)
+    best, place = local_array(LINE, x), local_array(LINE, winner)
+    for row in range(first * step, min(last * step, batch * out_height)):
+        picture, i = divmod(row, out_height)
+        top, bottom = i * stride_height - pad_top, i * stride_height - pad_top + kernel_height
+        for j in range(out_width):
+            left, right = j * stride_width - pad_left, j * stride_width - pad_left + kernel_width
+            for start in range(0, channels, LINE):
+                some = np.uintp(min(LINE, channels - start))
+                for u in range(max(top, 0), min(bottom, height)):
+                    for v in range(max(left, 0), min(right, width)):
+                        cell = np.uintp(((picture * height + u) * width + v) * channels + start)
+                        number = winner.dtype.type((u - top) * kernel_width + v - left)
+                        if u == max(top, 0) and v == max(left, 0):
+                            for c in range(some):
+                                best[c] = cells[cell + c]
+                                place[c] = number
+                        else:
+                            for c in range(some):
+                                value = cells[cell + c]
+                                place[c] = select(beats(value, best[c]), number, place[c])
+                                # This is `beats` in two steps, of which each is one instruction.
+                                larger = select(value > best[c], value, best[c])
+                                best[c] = select(value != value, value, larger)
+                out = np.uintp((row * out_width + j) * channels + start)
+                copy_numbers(best, np.uintp(0), tops, out, some)
+                copy_numbers(place, np.uintp(0), places, out, some)
+
+
+@prepared
 def max_pool2d_gradient(dy, winner, geometry, dx):
     """dx[cell] = sum of dy over the windows whose winner is the cell."""
-    share(_max_gradient_rows, geometry.batch * geometry.height, dx.size, dy, winner, geometry, dx)
+    return _max_pool2d_gradient, (dy, winner, _window(geometry), dx)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _max_gradient_rows(first_row, last_row, dy, winner, geometry, dx):
-    g = geometry
-    for row in range(first_row, last_row):
-        picture, u = divmod(row, g.height)
-        dx[picture, u] = 0
-        for a in range(g.kernel_height):
-            i, remainder = divmod(u + g.pad_top - a, g.stride_height)
-            if remainder or i < 0 or i >= g.out_height:
+def _max_pool2d_gradient(dy, winner, window, dx):
+    step = _rows_of_task(dx[0, 0].size)
+    tasks = (dx.shape[0] * dx.shape[1] + step - 1) // step
+    if _is_plain(window, dx, dy):
+        tasks = (dy.shape[0] * dy.shape[1] + step - 1) // step
+        share(_max_gradient_rows_2x2, (dy, winner, dx, step), tasks, dx.size * MOVE)
+    else:
+        share(_max_gradient_rows, (dy, winner, window, dx, step), tasks, dx.size * MOVE)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _max_gradient_rows_2x2(first, last, worker, dy, winner, dx, step):
+    lanes = REGISTER_BYTES // dx.itemsize
+    batch, out_height, out_width, channels = dy.shape
+    height, width = dx.shape[1], dx.shape[2]
+    cells, given, places = dx.reshape(-1), dy.reshape(-1), winner.reshape(-1)
+    zero = dx.dtype.type(0)
+    below = width * channels
+    for row in range(first * step, min(last * step, batch * out_height)):
+        picture, i = divmod(row, out_height)
+        for j in range(out_width):
+            corner = ((picture * height + 2 * i) * width + 2 * j) * channels
+            out = (row * out_width + j) * channels
+            if channels >= lanes:
+                for c in range(0, channels, lanes):
+                    shift = min(c, channels - lanes)
+                    _give_to_winner(given, places, out + shift, cells, corner + shift, channels, below)
                 continue
-            for j in range(g.out_width):
-                for b in range(g.kernel_width):
-                    v = j * g.stride_width - g.pad_left + b
-                    if v < 0 or v >= g.width:
-                        continue
-                    cell = a * g.kernel_width + b
-                    for c in range(g.channels):
-                        if winner[picture, i, j, c] == cell:
-                            dx[picture, u, v, c] += dy[picture, i, j, c]
+            for c in range(channels):
+                for cell in range(4):
+                    place = corner + c + cell % 2 * channels + cell // 2 * below
+                    cells[place] = given[out + c] if places[out + c] == cell else zero
+        # What no window covers, at the right and below.
+        for u in range(2 * i, height if i == out_height - 1 else 2 * i + 2):
+            dx[picture, u, 2 * out_width if u < 2 * out_height else 0 :] = zero
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _windows_over(place, pad, kernel, stride, count):
+    """First and last + 1 of the windows that cover a cell, on one axis."""
+    first = max((place + pad - kernel + stride) // stride, 0)
+    return first, min((place + pad) // stride + 1, count)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _max_gradient_rows(first, last, worker, dy, winner, window, dx, step):
+    kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left = window
+    out_height, out_width, channels = dy.shape[1:]
+    batch, height, width, _ = dx.shape
+    cells, given, places = dx.reshape(-1), dy.reshape(-1), winner.reshape(-1)
+    zero = dx.dtype.type(0)
+    for row in range(first * step, min(last * step, batch * height)):
+        picture, u = divmod(row, height)
+        first_i, last_i = _windows_over(u, pad_top, kernel_height, stride_height, out_height)
+        for v in range(width):
+            first_j, last_j = _windows_over(v, pad_left, kernel_width, stride_width, out_width)
+            cell = np.uintp((row * width + v) * channels)
+            for c in range(np.uintp(channels)):
+                cells[cell + c] = zero
+            for i in range(first_i, last_i):
+                for j in range(first_j, last_j):
+                    out = np.uintp(((picture * out_height + i) * out_width + j) * channels)
+                    in_window = (u + pad_top - i * stride_height) * kernel_width + v + pad_left - j * stride_width
+                    number = winner.dtype.type(in_window)
+                    for c in range(np.uintp(channels)):
+                        cells[cell + c] += given[out + c] if places[out + c] == number else zero
+
+
+# ------------------------------------------------------------------ mean
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -75,54 +273,129 @@ def _real_cells(first, kernel, extent):
     return min(first + kernel, extent) - max(first, 0)
 
 
+@prepared
 def average_pool2d(x, geometry, y):
     """The mean of the real cells of each window."""
-    share(_average_rows, geometry.batch * geometry.out_height, x.size, x, geometry, y)
+    return _average_pool2d, (x, _window(geometry), y)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _average_rows(first_row, last_row, x, geometry, y):
-    g = geometry
-    line = np.empty(g.channels, x.dtype)
-    for row in range(first_row, last_row):
-        picture, i = divmod(row, g.out_height)
-        top = i * g.stride_height - g.pad_top
-        for j in range(g.out_width):
-            left = j * g.stride_width - g.pad_left
-            mean = y[picture, i, j]
-            mean[:] = 0
-            for u in range(max(top, 0), min(top + g.kernel_height, g.height)):
-                # Line by line, so that the mean of a large window keeps its digits.
-                line[:] = 0
-                for v in range(max(left, 0), min(left + g.kernel_width, g.width)):
-                    for c in range(g.channels):
-                        line[c] += x[picture, u, v, c]
-                for c in range(g.channels):
-                    mean[c] += line[c]
-            cells = _real_cells(top, g.kernel_height, g.height) * _real_cells(left, g.kernel_width, g.width)
-            for c in range(g.channels):
-                mean[c] /= x.dtype.type(cells)
+def _average_pool2d(x, window, y):
+    step = _rows_of_task(x[0, 0].size * window[2])
+    tasks = (y.shape[0] * y.shape[1] + step - 1) // step
+    if _is_plain(window, x, y):
+        share(_average_rows_2x2, (x, y, step), tasks, x.size * MOVE)
+    else:
+        share(_average_rows, (x, window, y, step), tasks, x.size * MOVE)
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _average_rows_2x2(first, last, worker, x, y, step):
+    batch, out_height, out_width, channels = y.shape
+    height, width = x.shape[1], x.shape[2]
+    cells, means = x.reshape(-1), y.reshape(-1)
+    right = np.uintp(channels)
+    below = np.uintp(width * channels)
+    quarter = x.dtype.type(0.25)
+    for row in range(first * step, min(last * step, batch * out_height)):
+        picture, i = divmod(row, out_height)
+        for j in range(out_width):
+            corner = np.uintp(((picture * height + 2 * i) * width + 2 * j) * channels)
+            out = np.uintp((row * out_width + j) * channels)
+            for c in range(np.uintp(channels)):
+                upper = cells[corner + c] + cells[corner + right + c]
+                lower = cells[corner + below + c] + cells[corner + below + right + c]
+                means[out + c] = (upper + lower) * quarter
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _average_rows(first, last, worker, x, window, y, step):
+    kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left = window
+    batch, out_height, out_width, channels = y.shape
+    height, width = x.shape[1], x.shape[2]
+    cells, means = x.reshape(-1), y.reshape(-1)
+    line, total = local_array(LINE, x), local_array(LINE, x)
+    zero = x.dtype.type(0)
+    for row in range(first * step, min(last * step, batch * out_height)):
+        picture, i = divmod(row, out_height)
+        top = i * stride_height - pad_top
+        for j in range(out_width):
+            left = j * stride_width - pad_left
+            count = _real_cells(top, kernel_height, height) * _real_cells(left, kernel_width, width)
+            factor = x.dtype.type(1) / x.dtype.type(count)
+            for start in range(0, channels, LINE):
+                some = np.uintp(min(LINE, channels - start))
+                for c in range(some):
+                    total[c] = zero
+                for u in range(max(top, 0), min(top + kernel_height, height)):
+                    # Line by line, so that the mean of a large window keeps its digits.
+                    for c in range(some):
+                        line[c] = zero
+                    for v in range(max(left, 0), min(left + kernel_width, width)):
+                        cell = np.uintp(((picture * height + u) * width + v) * channels + start)
+                        for c in range(some):
+                            line[c] += cells[cell + c]
+                    for c in range(some):
+                        total[c] += line[c]
+                out = np.uintp((row * out_width + j) * channels + start)
+                for c in range(some):
+                    means[out + c] = total[c] * factor
+
+
+@prepared
 def average_pool2d_gradient(dy, geometry, dx):
     """dx[cell] = sum over the windows that hold the cell of dy / (real cells of the window)."""
-    share(_average_gradient_rows, geometry.batch * geometry.height, dx.size, dy, geometry, dx)
+    return _average_pool2d_gradient, (dy, _window(geometry), dx)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _average_gradient_rows(first_row, last_row, dy, geometry, dx):
-    g = geometry
-    for row in range(first_row, last_row):
-        picture, u = divmod(row, g.height)
-        dx[picture, u] = 0
-        for a in range(g.kernel_height):
-            i, remainder = divmod(u + g.pad_top - a, g.stride_height)
-            if remainder or i < 0 or i >= g.out_height:
-                continue
-            rows = _real_cells(i * g.stride_height - g.pad_top, g.kernel_height, g.height)
-            for j in range(g.out_width):
-                left = j * g.stride_width - g.pad_left
-                cells = dx.dtype.type(rows * _real_cells(left, g.kernel_width, g.width))
-                for v in range(max(left, 0), min(left + g.kernel_width, g.width)):
-                    for c in range(g.channels):
-                        dx[picture, u, v, c] += dy[picture, i, j, c] / cells
+def _average_pool2d_gradient(dy, window, dx):
+    step = _rows_of_task(dx[0, 0].size)
+    tasks = (dx.shape[0] * dx.shape[1] + step - 1) // step
+    if _is_plain(window, dx, dy):
+        share(_average_gradient_rows_2x2, (dy, dx, step), tasks, dx.size * MOVE)
+    else:
+        share(_average_gradient_rows, (dy, window, dx, step), tasks, dx.size * MOVE)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _average_gradient_rows_2x2(first, last, worker, dy, dx, step):
+    out_height, out_width, channels = dy.shape[1:]
+    batch, height, width, _ = dx.shape
+    cells, given = dx.reshape(-1), dy.reshape(-1)
+    right = np.uintp(channels)
+    quarter = dx.dtype.type(0.25)
+    for row in range(first * step, min(last * step, batch * height)):
+        picture, u = divmod(row, height)
+        for j in range(out_width if u < 2 * out_height else 0):
+            cell = np.uintp((row * width + 2 * j) * channels)
+            out = np.uintp(((picture * out_height + u // 2) * out_width + j) * channels)
+            for c in range(np.uintp(channels)):
+                value = given[out + c] * quarter
+                cells[cell + c] = value
+                cells[cell + right + c] = value
+        dx[picture, u, 2 * out_width if u < 2 * out_height else 0 :] = dx.dtype.type(0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _average_gradient_rows(first, last, worker, dy, window, dx, step):
+    kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left = window
+    out_height, out_width, channels = dy.shape[1:]
+    batch, height, width, _ = dx.shape
+    cells, given = dx.reshape(-1), dy.reshape(-1)
+    for row in range(first * step, min(last * step, batch * height)):
+        picture, u = divmod(row, height)
+        first_i, last_i = _windows_over(u, pad_top, kernel_height, stride_height, out_height)
+        for v in range(width):
+            first_j, last_j = _windows_over(v, pad_left, kernel_width, stride_width, out_width)
+            cell = np.uintp((row * width + v) * channels)
+            for c in range(np.uintp(channels)):
+                cells[cell + c] = dx.dtype.type(0)
+            for i in range(first_i, last_i):
+                rows = _real_cells(i * stride_height - pad_top, kernel_height, height)
+                for j in range(first_j, last_j):
+                    count = rows * _real_cells(j * stride_width - pad_left, kernel_width, width)
+                    factor = dx.dtype.type(1) / dx.dtype.type(count)
+                    out = np.uintp(((picture * out_height + i) * out_width + j) * channels)
+                    for c in range(np.uintp(channels)):
+                        cells[cell + c] += given[out + c] * factor

@@ -3,11 +3,17 @@
 import numpy as np
 from numba import njit
 
+from .elementary import select
 from .formulas import philox4x32
+from .local import local_array
 from .threads import share
 
-# Multiply-adds that one block of four words costs, roughly.
-BLOCK_WORK = 64
+# Multiply-adds that a word costs, roughly.
+WORK = 32
+
+# Words that are drawn before they are used, and elements of a task.
+WORDS = 256
+TASK = 4096
 
 
 def dropout(x, rate, seed, stream, step, y):
@@ -17,21 +23,37 @@ def dropout(x, rate, seed, stream, step, y):
     `seed`: the same mask on every device and for any number of threads, and again in the
     backward pass, where `x` is the gradient.
     """
-    blocks = -(-x.size // 4)
-    numbers = np.uint64(seed), np.uint32(stream), np.uint32(step)
-    share(_dropout_blocks, blocks, blocks * BLOCK_WORK, x.reshape(-1), rate, *numbers, y.reshape(-1))
+    # Numbers of 32 and 64 bits without sign, whatever kind of integer they come in.
+    _dropout(x, rate, np.uint64(seed), np.uint32(stream), np.uint32(step), y)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _dropout_blocks(first_block, last_block, x, rate, seed, stream, step, y):
+def _dropout(x, rate, seed, stream, step, y):
+    arguments = x.reshape(-1), rate, seed, stream, step, y.reshape(-1)
+    share(_dropout_part, arguments, (x.size + TASK - 1) // TASK, x.size * WORK)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _draw(first_block, stream, step, key0, key1, words):
+    """The words of consecutive blocks."""
+    for block in range(words.size // 4):
+        number = np.uint64(first_block + block)
+        low, high = np.uint32(number & np.uint64(0xFFFFFFFF)), np.uint32(number >> np.uint64(32))
+        drawn = philox4x32(low, high, stream, step, key0, key1)
+        words[4 * block], words[4 * block + 1], words[4 * block + 2], words[4 * block + 3] = drawn
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _dropout_part(first, last, worker, x, rate, seed, stream, step, y):
     threshold = np.uint32(rate * 4294967296.0)
-    scale = x.dtype.type(1.0 / (1.0 - rate))
+    scale, zero = x.dtype.type(1.0 / (1.0 - rate)), x.dtype.type(0)
     key0 = np.uint32(seed & np.uint64(0xFFFFFFFF))
     key1 = np.uint32(seed >> np.uint64(32))
-    for block in range(first_block, last_block):
-        low = np.uint32(np.uint64(block) & np.uint64(0xFFFFFFFF))
-        high = np.uint32(np.uint64(block) >> np.uint64(32))
-        words = philox4x32(low, high, stream, step, key0, key1)
-        for i in range(4 * block, min(4 * block + 4, x.size)):
+    words = local_array(WORDS, np.uint32)
+    for start in range(first * TASK, min(last * TASK, x.size), WORDS):
+        _draw(start // 4, stream, step, key0, key1, words)
+        part = slice(start, min(start + WORDS, x.size))
+        x_part, y_part = x[part], y[part]
+        for i in range(x_part.size):
             # A product with zero would keep NaN; a dropped element is gone.
-            y[i] = x[i] * scale if words[i - 4 * block] >= threshold else x.dtype.type(0)
+            y_part[i] = select(words[i] >= threshold, x_part[i] * scale, zero)

@@ -1,0 +1,138 @@
+"""Products of a matrix given by tables of offsets with a matrix of numbers; see `simd` for the tile they are made of.
+
+B and C are cut into *panels* of two vectors' width.  The last panel ends where the matrix ends, and so may overlap the
+one before: its columns are computed twice, to the same bits, and no store needs a mask.  A matrix narrower than one
+vector is computed in a scratch of one vector's width (`widened`).
+"""
+
+import functools
+
+import numpy as np
+from numba import njit
+
+from .simd import (
+    NARROW_ROWS,
+    REGISTER_BYTES,
+    WIDE_ROWS,
+    copy_vector,
+    lanewise_tile,
+    narrow_tile,
+    turn_square,
+    wide_tile,
+)
+
+
+def lanes(dtype):
+    """Numbers in a vector register."""
+    return REGISTER_BYTES // np.dtype(dtype).itemsize
+
+
+def panels(width, dtype):
+    """Panels of a matrix of so many columns."""
+    return -(-width // (2 * lanes(dtype)))
+
+
+@functools.lru_cache(maxsize=256)
+def steps(count, step):
+    """The table of a stored matrix: ``0, step, 2 step, ...``."""
+    return np.arange(count, dtype=np.int64) * step
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def panel_start(panel, width, lanes):
+    """First column of a panel: the last one ends with the matrix."""
+    left = width - 2 * lanes * panel
+    if left > lanes:
+        return max(min(2 * lanes * panel, width - 2 * lanes), 0)
+    return max(min(2 * lanes * panel, width - lanes), 0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def product(
+    a, a_origin, rows, columns, b, b_origin, b_rows, b_panel, bias, floor, c, c_origin, c_rows, c_panel, width, add
+):
+    """``C[m, n] = sum_k a[a_origin + rows[m] + columns[k]] B[k, n]``, for all rows and columns of the tables.
+
+    Parameters
+    ----------
+    a, a_origin, rows, columns : array, int, arrays of int64
+    b, b_origin, b_rows, b_panel : array, int, array of int64, int
+        Row k of B starts at ``b_origin + b_rows[k]``; panel p of it at ``p b_panel``, or at its column where b_panel
+        is 0.
+    bias, floor : array, number
+        Added to each row of C; what is below `floor` then becomes it.
+    c, c_origin, c_rows, c_panel : array, int, array of int64, int
+        Row m of C starts at ``c_origin + c_rows[m]``; panels as in b.
+    width : int
+        Columns of C, at least one vector of them.
+    add : bool
+        Add to C instead, without bias and floor; its panels may not overlap then.
+
+    Callers write ``np.intp(0)`` and ``bool(0)`` for literal zeros: Numba would compile this once more for 0.
+    """
+    lanes = REGISTER_BYTES // a.itemsize
+    for panel in range((width + 2 * lanes - 1) // (2 * lanes)):
+        start = panel_start(panel, width, lanes)
+        b_start = b_origin + (panel * b_panel if b_panel else start)
+        c_start = c_origin + (panel * c_panel if c_panel else start)
+        if width - 2 * lanes * panel > lanes:
+            second = min(lanes, width - lanes)
+            for row in range(0, rows.size, WIDE_ROWS):
+                wide_tile(
+                    a, a_origin, rows, row, columns, b, b_start, b_rows,
+                    bias, start, floor, c, c_start, c_rows, second, add,
+                )  # fmt: skip
+        else:
+            for row in range(0, rows.size, NARROW_ROWS):
+                narrow_tile(
+                    a, a_origin, rows, row, columns, b, b_start, b_rows,
+                    bias, start, floor, c, c_start, c_rows, 0, add,
+                )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def product_lanewise(
+    a, a_origin, rows, columns, b, b_origin, b_rows, b_panel, bias, floor, c, c_origin, c_rows, c_panel, width, add
+):
+    """As `product` with an A of its own for each column n of C, next to the one before in memory.
+
+    ``C[m, n] = sum_k a[a_origin + rows[m] + columns[k] + n] B[k, n]``: what a correlation is whose channels do not
+    mix.  There is nothing to reuse but B, so that loads, not multiplications, are the bound.
+    """
+    lanes = REGISTER_BYTES // a.itemsize
+    for panel in range((width + 2 * lanes - 1) // (2 * lanes)):
+        start = panel_start(panel, width, lanes)
+        for vector in range(min((width - 2 * lanes * panel + lanes - 1) // lanes, 2)):
+            shift = min(vector * lanes, width - start - lanes)
+            b_start = b_origin + (panel * b_panel if b_panel else start) + shift
+            c_start = c_origin + (panel * c_panel if c_panel else start) + shift
+            for row in range(0, rows.size, NARROW_ROWS):
+                lanewise_tile(
+                    a, a_origin + start + shift, rows, row, columns, b, b_start, b_rows,
+                    bias, start + shift, floor, c, c_start, c_rows, 0, add,
+                )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def pack_panel(b, place, step, depth, count, turned, packed, into):
+    """Copy one panel of B: `depth` rows of `count` numbers, the first at `place`, and zeros beside them.
+
+    Row k starts at ``place + k step``; of a B that is given turned over, column n does, at ``place + n step``.
+    """
+    lanes = REGISTER_BYTES // b.itemsize
+    if count < 2 * lanes:
+        packed[into : into + depth * 2 * lanes] = 0
+    whole = count - count % lanes
+    if turned:
+        for k in range(0, depth - lanes + 1, lanes):
+            for lane in range(0, whole, lanes):
+                turn_square(b, place + lane * step + k, step, packed, into + k * 2 * lanes + lane, 2 * lanes)
+        for lane in range(count):
+            for k in range(depth - depth % lanes if lane < whole else 0, depth):
+                packed[into + k * 2 * lanes + lane] = b[place + lane * step + k]
+    else:
+        for k in range(depth):
+            for lane in range(0, whole, lanes):
+                copy_vector(b, place + k * step + lane, packed, into + k * 2 * lanes + lane)
+            for lane in range(whole, count):
+                packed[into + k * 2 * lanes + lane] = b[place + k * step + lane]
