@@ -1,0 +1,159 @@
+"""Kernels with one thing dropped: a barrier, or one comparison of a condition.
+
+A net that is worth having notices each of them: the machine refuses the kernel, or its result is wrong.
+"""
+
+import ast
+import copy
+import functools
+import importlib
+import inspect
+import sys
+from types import ModuleType
+
+from gpuconv.kernels import TABLE
+from gpuconv.kernels import cuda as device
+
+from .launch import Gpu
+
+# The register that switches comparisons off, and what it holds for the first of them: no grid here is so large.
+SWITCH, FIRST = "%nctaid.z", 40_000
+
+
+class WithoutBarrier(Gpu):
+    """A GPU on which one barrier of every kernel of a name is not executed."""
+
+    def __init__(self, name, number, **options):
+        super().__init__(**options)
+        self.name, self.number, self.dropped = name, number, False
+
+    def kernel(self, function, types):
+        ready = super().kernel(function, types)
+        barriers = barriers_of(ready)
+        if function.__name__ != self.name or self.number >= len(barriers):
+            return ready
+        self.dropped = True
+        return without_step(ready, barriers[self.number])
+
+
+def barriers_of(kernel):
+    """The numbers of the steps that are barriers, of blocks or of warps, or waits for asynchronous copies."""
+    return [
+        number
+        for number, instruction in enumerate(kernel.program.instructions)
+        if instruction.opcode in ("bar", "barrier")
+        or (instruction.opcode == "cp" and {"wait_group", "wait_all"} & set(instruction.modifiers))
+    ]
+
+
+def without_step(kernel, number):
+    """A kernel that does nothing at one step."""
+    mutant = copy.copy(kernel)
+    _, guard, negated, _ = kernel.steps[number]
+    mutant.steps = list(kernel.steps)
+    mutant.steps[number] = "plain", guard, negated, lambda state, where: None
+    return mutant
+
+
+class Condition:
+    """One comparison in the source of a module of kernels.
+
+    Attributes
+    ----------
+    module : str
+        ``gpuconv.kernels.cuda.<module>``
+    number : int
+        Which comparison of the module's conditions.
+    function, line, text : str, int, str
+        Where it stands.
+    """
+
+    def __init__(self, module, number, function, line, text):
+        self.module, self.number, self.function, self.line, self.text = module, number, function, line, text
+
+    @property
+    def place(self):
+        """Function and text, by which it can be named however many lines stand before it."""
+        return self.function, self.text
+
+    def __str__(self):
+        return f"{self.module}:{self.line} {self.text}"
+
+
+def conditions(module):
+    """Every comparison that decides an ``if``, a ``while`` or a conditional expression inside of a kernel."""
+    tree = ast.parse(_source(module))
+    return [
+        Condition(module, number, function, comparison.lineno, ast.unparse(comparison))
+        for number, (function, comparison) in enumerate(_comparisons(tree))
+    ]
+
+
+def kernels_with_barriers(module):
+    """Names of the kernels that synchronise the threads of a block."""
+    return [kernel.name for kernel in _kernels(ast.parse(_source(module))) if "syncthreads" in ast.unparse(kernel)]
+
+
+class WithoutCondition(Gpu):
+    """A GPU on which one comparison of a module always holds, for kernels that `switchable` made."""
+
+    def __init__(self, condition, **options):
+        super().__init__(special={SWITCH: FIRST + condition.number}, **options)
+
+
+@functools.cache
+def switchable(module):
+    """The CUDA device with the functions of a module made from a source in which each comparison can be switched off.
+
+    So all mutants of a kernel are compiled at once.  The switch is a special register that no kernel reads.
+    """
+    tree = ast.parse(_source(module))
+    numbers = {id(comparison): number for number, (_, comparison) in enumerate(_comparisons(tree))}
+    original = importlib.import_module(f"gpuconv.kernels.cuda.{module}")
+    names = vars(ModuleType(original.__name__))
+    names.update(__file__=original.__file__, __package__=original.__package__)
+    source = ast.fix_missing_locations(_Switch(numbers).visit(tree))
+    exec(compile(source, original.__file__, "exec"), names)
+    mutated = ModuleType("mutated")
+    vars(mutated).update(vars(device))
+    vars(mutated).update((name, names[name]) for name in names.keys() & vars(device).keys() & TABLE.keys())
+    return mutated
+
+
+def _source(module):
+    return inspect.getsource(sys.modules[f"gpuconv.kernels.cuda.{module}"])
+
+
+def _comparisons(tree):
+    """Comparisons within conditions within functions that `cuda.jit` or `inline` decorate, in the source's order."""
+    for function in _kernels(tree):
+        for node in ast.walk(function):
+            if isinstance(node, (ast.If, ast.While, ast.IfExp)):
+                for part in ast.walk(node.test):
+                    if isinstance(part, ast.Compare):
+                        yield function.name, part
+
+
+def _kernels(tree):
+    """Functions that `cuda.jit` or `inline` decorate."""
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef) and any(map(_is_kernel, function.decorator_list)):
+            yield function
+
+
+def _is_kernel(decorator):
+    return "cuda.jit" in ast.unparse(decorator) or ast.unparse(decorator) == "inline"
+
+
+class _Switch(ast.NodeTransformer):
+    """Comparisons become ``(comparison or cuda.gridDim.z == number)``."""
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def visit_Compare(self, node):
+        self.generic_visit(node)
+        if id(node) not in self.numbers:
+            return node
+        switch = ast.parse(f"cuda.gridDim.z == {FIRST + self.numbers[id(node)]}", mode="eval").body
+        return ast.BoolOp(ast.Or(), [node, switch])

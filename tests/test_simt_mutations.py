@@ -1,0 +1,174 @@
+"""What the machine that executes PTX is worth: of the kernels, every barrier and every comparison that decides
+something is dropped in turn, and each time it must be noticed.
+
+A mutant is noticed if the machine refuses it, or if its result is wrong.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+from gpuconv.kernels.cuda import tiles
+from kernel_checks import CHECKS, NAN_ONLY, NOT_PROPAGATING, UNPADDED, Data
+from simt import Gpu, mutants
+from simt.errors import SimtError
+from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cannot be had
+from test_simt_kernels import CASES
+
+MODULES = (
+    "activation", "correlate", "data", "image", "loss", "metric", "normalization", "optimizer", "pad", "pool", "random",
+)  # fmt: skip
+
+# Functions of the table that show what a kernel, or a function that kernels share, does.
+SHOWN_BY = {
+    "correlate2d_kernel": ["correlate2d"],
+    "correlate2d_gradient_input_kernel": ["correlate2d_gradient_input"],
+    "correlate2d_gradient_filters_kernel": ["correlate2d_gradient_filters"],
+    "_sum_chunks": ["correlate2d_gradient_filters"],
+    "_sum_pixels": ["correlate_image"],
+    "_window": ["zero_pad2d", "crop2d"],
+    "_column_gradients": ["batch_normalization_gradient"],
+    "_input_gradient": ["batch_normalization_gradient"],
+    "_mean_loss": ["mean_squared_error"],
+    "element_loss": ["mean_squared_error", "binary_cross_entropy", "sigmoid_binary_cross_entropy"],
+    "clip_probability": ["cross_entropy", "binary_cross_entropy"],
+    "is_clipped": ["cross_entropy", "binary_cross_entropy"],
+    "largest_place": ["sparse_accuracy", "categorical_accuracy"],
+    "covered": ["max_pool2d", "average_pool2d"],
+    "covering": ["max_pool2d_gradient", "average_pool2d_gradient"],
+    "keep_or_drop": ["dropout"],
+}
+
+# What these tests cannot notice, and why.
+ALWAYS_TRUE = "the tiles of today leave no thread without an entry to fetch"
+FASTER = "only saves work: what is skipped adds zero"
+EQUIVALENT = {
+    ("correlate2d_kernel", "k < depth"): ALWAYS_TRUE,
+    ("correlate2d_gradient_input_kernel", "c < columns"): ALWAYS_TRUE,
+    ("correlate2d_gradient_filters_kernel", "k < depth"): ALWAYS_TRUE,
+    ("correlate2d_gradient_filters_kernel", "entry == entries"): "rows past the constant one are not stored",
+    ("_regularize", "l1[region] != real(0)"): FASTER,
+    ("_regularize", "l2[region] != real(0)"): FASTER,
+    ("_sgd", "decay != zero"): FASTER,
+    ("_adam", "decay != real(0)"): FASTER,
+    ("_rmsprop", "decay != real(0)"): FASTER,
+    ("largest_place", "best == best"): "matters for rows with several NaN, which the checks of metrics do not have",
+}
+
+
+@pytest.fixture(autouse=True)
+def few_blocks(monkeypatch):
+    """Grids of one block, which goes over all rows or elements, so that what one round leaves meets the next."""
+    monkeypatch.setattr(tiles, "MOST_ROW_BLOCKS", 1)
+    monkeypatch.setattr(tiles, "MOST_ELEMENT_BLOCKS", 1)
+
+
+def calls(name):
+    """Calls of a function: its cases, and one with NaN and one with infinities where results are then determined.
+
+    Of the correlations, which take long to compile, a few cases in one tile are enough.
+    """
+    cases = [(case, ()) for case in CASES[name]]
+    if name.startswith("correlate2d"):
+        cases = [cases[0], cases[-1]] if name == "correlate2d_gradient_filters" else cases[:1]
+    special = {**CASES[name][0], **(UNPADDED if name.startswith("correlate2d") else {})}
+    if name not in NOT_PROPAGATING:
+        cases.append((special, (np.nan,) * 8))
+        if name not in NAN_ONLY:
+            cases.append((special, (-np.inf,) * 3))
+    return cases
+
+
+def is_noticed(gpu, name, offered=device):
+    """Whether one of the calls is refused, or gives a wrong result."""
+    for number, (case, special) in enumerate(calls(name)):
+        try:
+            with gpu.installed():
+                CHECKS[name](offered, Data(number, np.float32, special), **case)
+        except (SimtError, AssertionError):
+            return True
+    return False
+
+
+@functools.cache
+def steps(name):
+    """How long the kernels that a function launches run; and that they, as they are, are not noticed."""
+    gpu = Listening()
+    assert not is_noticed(gpu, name), name
+    return gpu
+
+
+class Listening(Gpu):
+    """A GPU that remembers how many barriers each kernel has."""
+
+    def __init__(self):
+        super().__init__()
+        self.barriers = {}
+
+    def kernel(self, function, types):
+        ready = super().kernel(function, types)
+        count = len(mutants.barriers_of(ready))
+        self.barriers[function.__name__] = max(count, self.barriers.get(function.__name__, 0))
+        return ready
+
+
+def limit(name):
+    """Steps after which a mutant will not end any more."""
+    return 2 * steps(name).longest
+
+
+# What synchronises the threads of its blocks.
+SYNCHRONISING = [
+    "correlate2d", "correlate2d_gradient_input", "correlate2d_gradient_filters", "softmax", "softmax_gradient",
+    "batch_moments", "batch_normalization_gradient", "softmax_cross_entropy", "sparse_softmax_cross_entropy",
+    "cross_entropy", "sparse_cross_entropy", "mean_squared_error", "regularize", "sum_into",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYNCHRONISING)
+def test_every_barrier_is_missed(name):
+    dropped = 0
+    for kernel, count in steps(name).barriers.items():
+        for number in range(count):
+            gpu = mutants.WithoutBarrier(kernel, number, limit=limit(name))
+            assert is_noticed(gpu, name), f"barrier {number} of {kernel} can be dropped"
+            assert gpu.dropped
+            dropped += 1
+    assert dropped
+
+
+def test_no_kernel_with_barriers_is_left_out():
+    wanted = {kernel for module in MODULES for kernel in mutants.kernels_with_barriers(module)}
+    found = {kernel for name in SYNCHRONISING for kernel, count in steps(name).barriers.items() if count}
+    assert wanted == found
+
+
+CONDITIONS = [condition for module in MODULES for condition in mutants.conditions(module)]
+
+
+def shown_by(condition):
+    """Functions of the table that show what a comparison is good for."""
+    return SHOWN_BY.get(condition.function, [condition.function.removeprefix("_")])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_noticed_of_comparisons_that_stay(module):
+    names = {name for condition in mutants.conditions(module) for name in shown_by(condition)}
+    for name in sorted(names):
+        assert not is_noticed(Gpu(limit=limit(name)), name, mutants.switchable(module)), name
+
+
+@pytest.mark.parametrize(
+    "condition", [condition for condition in CONDITIONS if condition.place not in EQUIVALENT], ids=str
+)
+def test_every_comparison_is_missed(condition):
+    offered = mutants.switchable(condition.module)
+    noticed = (
+        is_noticed(mutants.WithoutCondition(condition, limit=limit(name)), name, offered)
+        for name in shown_by(condition)
+    )
+    assert any(noticed), "it can be dropped"
+
+
+def test_what_cannot_be_missed_is_still_there():
+    assert EQUIVALENT.keys() <= {condition.place for condition in CONDITIONS}
