@@ -1,0 +1,46 @@
+"""The CIFAR-10 network by gpuconv: ``cifar10_gpuconv.py PICTURES.npz EPOCHS SEED``."""
+
+import json
+import sys
+import time
+
+import numpy as np
+
+import gpuconv
+from gpuconv import callbacks, layers, losses, models, utils
+
+
+class Stopwatch(callbacks.Callback):
+    """Seconds of each epoch."""
+
+    def on_train_begin(self, logs=None):
+        self.seconds, self.last = [], time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last = now
+
+
+if __name__ == "__main__":
+    data, epochs, seed = np.load(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    x, y = data["x"], data["y"]
+    utils.set_random_seed(seed)
+    model = models.Sequential(
+        [
+            layers.Conv2D(32, (3, 3), activation="relu", input_shape=(32, 32, 3)),
+            layers.MaxPooling2D((2, 2)),
+            layers.Conv2D(64, (3, 3), activation="relu"),
+            layers.MaxPooling2D((2, 2)),
+            layers.Conv2D(64, (3, 3), activation="relu"),
+            layers.Flatten(),
+            layers.Dense(64, activation="relu"),
+            layers.Dense(10),
+        ]
+    )
+    model.compile("adam", losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
+    stopwatch = Stopwatch()
+    model.fit(x, y, batch_size=32, epochs=epochs, verbose=0, callbacks=[stopwatch])
+    accuracy = model.evaluate(data["x_test"], data["y_test"], verbose=0)[1]
+    library, seconds = f"gpuconv {gpuconv.__version__}", float(np.median(stopwatch.seconds))
+    print(json.dumps({"library": library, "seed": seed, "accuracy": accuracy, "seconds_per_epoch": seconds}))
