@@ -26,7 +26,15 @@ from . import (
     signal,
     utils,
 )
-from .device import DeviceError, get_num_threads, set_num_threads, show_config, use_device
+from .device import (
+    DeviceError,
+    get_num_threads,
+    get_winograd,
+    set_num_threads,
+    set_winograd,
+    show_config,
+    use_device,
+)
 from .layers import Input
 from .models import Sequential
 
@@ -41,6 +49,7 @@ __all__ = [
     "filters",
     "functional",
     "get_num_threads",
+    "get_winograd",
     "initializers",
     "layers",
     "losses",
@@ -51,6 +60,7 @@ __all__ = [
     "plotting",
     "regularizers",
     "set_num_threads",
+    "set_winograd",
     "show_config",
     "signal",
     "use_device",

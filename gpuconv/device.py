@@ -157,6 +157,44 @@ def set_num_threads(count):
     threads.set_num_threads(count)
 
 
+def get_winograd():
+    """What `set_winograd` has set, or ``GPUCONV_WINOGRAD`` at the start: ``'auto'``, 0, 2 or 4.
+
+    Examples
+    --------
+    >>> import gpuconv
+    >>> gpuconv.get_winograd()
+    'auto'
+    """
+    return importlib.import_module("gpuconv.kernels.cpu.winograd").get_winograd()
+
+
+def set_winograd(choice):
+    """Choose how the CPU computes 3 x 3 correlations of many channels, from the next call or training epoch on.
+
+    Winograd's tiles need fewer multiplications than the direct sum; their results in float32 are within 1e-5 of the
+    largest output, and a NaN or an infinity reaches all outputs of the tiles that see it.  Lavin and Gray, "Fast
+    algorithms for convolutional neural networks" (2016).
+
+    Parameters
+    ----------
+    choice : {'auto', 0, 2, 4}
+        The side of a tile's outputs; 0: the direct sum, always; ``'auto'``, the default: by an estimate of their costs.
+
+    Raises
+    ------
+    ValueError
+        If `choice` is none of these.
+
+    Examples
+    --------
+    >>> import gpuconv
+    >>> gpuconv.set_winograd(0)
+    >>> gpuconv.set_winograd("auto")
+    """
+    importlib.import_module("gpuconv.kernels.cpu.winograd").set_winograd(choice)
+
+
 def show_config():
     """Print versions, threads and devices: what to send along with a question.
 
@@ -181,6 +219,7 @@ def show_config():
         ("Numba", f"{numba.__version__} (llvmlite {llvmlite.__version__})"),
         ("CPU threads", f"{get_num_threads()} of {os.cpu_count()} processors"),
         ("GPUCONV_DEVICE", os.environ.get("GPUCONV_DEVICE", "not set")),
+        ("Winograd on the CPU", get_winograd()),
     ]
     answers, reason = cuda_status()
     if answers:

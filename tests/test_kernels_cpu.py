@@ -5,6 +5,7 @@ import inspect
 import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cpu
+from gpuconv.kernels.cpu import winograd
 from gpuconv.kernels.cpu.threads import WORKERS
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from hypothesis import given
@@ -128,6 +129,21 @@ def test_results_are_bitwise_the_same_for_any_number_of_threads_and_again(name, 
         outputs = CHECKS[name](cpu, Data(1, np.float32), **case)
         results.append([output.tobytes() for output in outputs])
     assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("choice", ["auto", 0, 2, 4])
+@pytest.mark.parametrize("name", [name for name in CHECKS if name.startswith("correlate2d")])
+def test_tiles_are_taken_where_they_are_chosen(name, choice):
+    geometry = correlation_geometry((2, 29, 31, 40), 3, 48, padding="same")
+    gradient = {"correlate2d": None, "correlate2d_gradient_input": "input", "correlate2d_gradient_filters": "filters"}
+    before = gpuconv.get_winograd()
+    gpuconv.set_winograd(choice)
+    try:
+        tile = winograd.choose(geometry, np.dtype(np.float32), gradient[name])
+        assert tile == choice if choice != "auto" else tile in (2, 4)
+        CHECKS[name](cpu, Data(1, np.float32), geometry, 1)
+    finally:
+        gpuconv.set_winograd(before)
 
 
 @pytest.mark.parametrize("name", sorted(CHECKS.keys() - NOT_PROPAGATING))

@@ -23,12 +23,16 @@ All three are products of a matrix that only tables of offsets describe (`plan`)
 
 B is copied into panels first, of which the tile reads one from end to end.  A filter's gradient has few entries, each
 the sum over all pixels: the pixels are cut into *slots*, each with sums of its own, which are then added in order.
+
+Filters of 3 x 3 with many channels are computed with fewer multiplications (`winograd`) where that is estimated to be
+faster.
 """
 
 import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR, RELU
+from . import winograd
 from .epilogue import finish, multiply_by_slope
 from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
 from .prepared import prepared
@@ -41,6 +45,9 @@ from .workspace import ones, workspace
 @prepared
 def correlate2d(x, filters, bias, geometry, activation, alpha, y):
     """Forward."""
+    tile = winograd.choose(geometry, x.dtype)
+    if tile:
+        return winograd.correlate2d.prepare(x, filters, bias, geometry, activation, alpha, y, tile)
     plan = forward_plan(geometry, x.dtype)
     scratch = workspace(plan.scratch, x.dtype)
     return _correlate, (
@@ -51,6 +58,9 @@ def correlate2d(x, filters, bias, geometry, activation, alpha, y):
 @prepared
 def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
     """Gradient by input: the correlation of dz with the turned filters, for each phase of the strides."""
+    tile = winograd.choose(geometry, dx.dtype, "input")
+    if tile:
+        return winograd.correlate2d_gradient_input.prepare(dy, y, filters, geometry, activation, alpha, dx, tile)
     plan = input_gradient_plan(geometry, dx.dtype)
     scratch = workspace(plan.scratch, dx.dtype)
     none = plan.zeros
@@ -62,6 +72,11 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
 @prepared
 def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias):
     """Gradient by filters and bias."""
+    tile = winograd.choose(geometry, x.dtype, "filters")
+    if tile:
+        return winograd.correlate2d_gradient_filters.prepare(
+            x, dy, y, geometry, activation, alpha, dfilters, dbias, tile
+        )
     plan = forward_plan(geometry, x.dtype, sorting=False)
     scratch = workspace(plan.scratch, x.dtype)
     return _correlate_gradient_filters, (
