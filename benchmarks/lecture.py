@@ -31,6 +31,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=10, help="of the second part, default: %(default)s")
     parser.add_argument("--grid-epochs", type=int, default=100, help="of the first part, default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--peer-seeds", type=int, nargs="+", help="PyTorch's; default: the same")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     results = {"machine": describe(), "grid": [], "cifar10": []}
@@ -42,9 +43,11 @@ def main():
         if arguments.cifar10:
             pictures = Path(folder) / "cifar10.npz"
             save_cifar10(arguments.cifar10, pictures)
+            peer_seeds = arguments.seeds if arguments.peer_seeds is None else arguments.peer_seeds
             for seed in arguments.seeds:
-                for library, python in (("gpuconv", sys.executable), ("torch", arguments.peers)):
-                    results["cifar10"].append(run(python, f"cifar10_{library}", pictures, arguments.epochs, seed))
+                results["cifar10"].append(run(sys.executable, "cifar10_gpuconv", pictures, arguments.epochs, seed))
+                if seed in peer_seeds:
+                    results["cifar10"].append(run(arguments.peers, "cifar10_torch", pictures, arguments.epochs, seed))
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "lecture.json").write_text(json.dumps(results, indent=1) + "\n")
     text = table(results)

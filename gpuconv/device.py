@@ -219,7 +219,7 @@ def show_config():
         ("Numba", f"{numba.__version__} (llvmlite {llvmlite.__version__})"),
         ("CPU threads", f"{get_num_threads()} of {os.cpu_count()} processors"),
         ("GPUCONV_DEVICE", os.environ.get("GPUCONV_DEVICE", "not set")),
-        ("Winograd on the CPU", get_winograd()),
+        ("Winograd tiles", get_winograd()),
     ]
     answers, reason = cuda_status()
     if answers:
