@@ -35,7 +35,8 @@ class Layer:
     # Number of axes of one sample that the layer takes; None: any.
     rank = None
 
-    # Whether a step of training calls the same kernels with the same arguments as the one before.
+    # Whether a step of training calls the same kernels with the same arguments as the one before.  Memory is then
+    # asked for in `plan` alone.
     repeatable = True
 
     def __init__(self, name=None, input_shape=None):

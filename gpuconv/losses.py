@@ -40,6 +40,9 @@ class Loss:
             return sparse_targets(name, targets, output_shape)
         return dense_targets(name, targets, output_shape, dtype)
 
+    # As for layers.
+    repeatable = True
+
     def compute(self, device, predictions, targets, from_logits, scale, losses, gradient):
         """Fill ``losses`` (one a row) and ``gradient`` (scaled); all but `losses` are matrices."""
         name = self.logits_kernel if from_logits else self.kernel

@@ -12,6 +12,9 @@ class Metric:
     def __init__(self, name):
         self.name = name
 
+    # As for layers.
+    repeatable = True
+
     def compute(self, device, predictions, targets, values):
         """Fill ``values`` (one a row) for matrices of predictions and targets (or class numbers)."""
         getattr(device, self.kernel)(predictions, targets, values)
@@ -59,7 +62,7 @@ class MeanSquaredError(Metric):
 
     def compute(self, device, predictions, targets, values):
         # The kernel is the loss's, which also writes a gradient; nobody reads this one.
-        kind = device, predictions.shape[1], predictions.dtype
+        kind = type(predictions), predictions.shape[1], predictions.dtype
         if self._gradient is None or self._kind != kind or self._gradient.shape[0] < predictions.shape[0]:
             self._gradient, self._kind = device.empty(predictions.shape, predictions.dtype), kind
         device.mean_squared_error(predictions, targets, 1.0, values, self._gradient[: predictions.shape[0]])

@@ -249,10 +249,12 @@ def grid_search(
     monitor = _checked_monitor(monitor, first, validation_data is not None)
     seed = seeds.next_seed() if seed is None else seed
 
+    # What other processes would not know.
+    computing = devices.current_name(), devices.get_winograd()
     search = GridSearch(parameters, monitor, seed)
     tasks = (
         (
-            place, create_model, search.parameters_at(*place), _seed_of(seed, place), devices.current_name(),
+            place, create_model, search.parameters_at(*place), _seed_of(seed, place), computing,
             (x, y), validation_data, {"batch_size": batch_size, "epochs": epochs}, create_callbacks, keep != "none",
         )
         for place in places
@@ -266,9 +268,13 @@ def grid_search(
     return search
 
 
-def _train(place, create_model, point, seed, device, data, validation_data, settings, create_callbacks, with_weights):
+def _train(
+    place, create_model, point, seed, computing, data, validation_data, settings, create_callbacks, with_weights
+):
     """Train one network; this is what runs in other processes."""
+    device, winograd = computing
     with _one_at_a_time, _seeded(seed), devices.use_device(device), _divergence_is_no_error():
+        devices.set_winograd(winograd)
         start = time.perf_counter()
         model = create_model(**point)
         callbacks = create_callbacks() if create_callbacks else None

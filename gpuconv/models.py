@@ -506,7 +506,9 @@ class Sequential:
         count = len(order)
         record = self._record(-(-count // batch_size))
         order = self.device.from_host(order)
-        repeatable = all(layer.repeatable for layer in self.layers)
+        # Only the library's own parts are known to do all their work in kernels.
+        parts = (*self.layers, self.loss, *self._resolved_metrics)
+        repeatable = all(part.repeatable and _is_own(part) for part in parts)
         recorded = {}
         for place, start in enumerate(range(0, count, batch_size)):
             batch = min(batch_size, count - start)
@@ -704,6 +706,14 @@ class Sequential:
 
     def __repr__(self):
         return f"<Sequential {self.name!r}, {len(self.layers)} layers>"
+
+
+def _is_own(part):
+    """Whether a layer, a loss or a metric is one of this library, and so are its activation's formulas."""
+    activation = getattr(part, "activation", None)
+    return all(
+        type(piece).__module__.startswith(f"{__package__}.") for piece in (part, activation) if piece is not None
+    )
 
 
 def _learns(layer):

@@ -71,7 +71,8 @@ class Geometry(NamedTuple):
     @property
     def winner_dtype(self):
         """Type that numbers the cells of one window: one byte unless the window is huge."""
-        return np.uint8 if self.kernel_height * self.kernel_width <= 256 else np.uint16
+        cells = self.kernel_height * self.kernel_width
+        return np.uint8 if cells <= 1 << 8 else np.uint16 if cells <= 1 << 16 else np.uint32
 
     def for_batch(self, batch):
         """The same problem for another number of pictures."""

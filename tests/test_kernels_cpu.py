@@ -103,7 +103,7 @@ def test_edges_of_tiles(name, dtype):
     if name.startswith("correlate"):
         for channels, filters in ((17, 33), (33, 17), (65, 9)):
             CHECKS[name](cpu, Data(1, dtype), correlation_geometry((2, 9, 15, channels), 3, filters), 1)
-        for groups in (16, 17, 33):
+        for groups in (5, 7, 9, 12, 15, 16, 17, 33):
             geometry = correlation_geometry((2, 5, 6, groups), 3, 2 * groups, groups=groups)
             CHECKS[name](cpu, Data(groups, dtype), geometry, 1)
 
@@ -160,6 +160,20 @@ def test_every_activation_keeps_nan(activation):
 
 
 def test_windows_of_more_than_256_cells():
-    geometry = pooling_geometry((2, 21, 22, 3), (17, 16), 2)
-    CHECKS["max_pool2d"](cpu, Data(1, np.float32), geometry)
-    CHECKS["max_pool2d_gradient"](cpu, Data(1, np.float32), geometry)
+    for geometry in (pooling_geometry((2, 21, 22, 3), (17, 16), 2), pooling_geometry((1, 270, 270, 1), 269, 1)):
+        CHECKS["max_pool2d"](cpu, Data(1, np.float32), geometry)
+        CHECKS["max_pool2d_gradient"](cpu, Data(1, np.float32), geometry)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("channels", [3, 5, 6, 7, 8, 9, 12, 15, 16, 17, 31, 33])
+def test_depthwise_gradients_of_many_pixels(channels, dtype):
+    # Several blocks of pixels a slot: what is added up must be added once.
+    geometry = correlation_geometry((4, 20, 20, channels), 3, channels, padding="same", groups=channels)
+    CHECKS["correlate2d_gradient_filters"](cpu, Data(channels, dtype), geometry, 1)
+
+
+def test_many_classes_of_large_filters_are_not_sorted():
+    geometry = correlation_geometry((2, 20, 20, 40), 19, 8, padding="same")
+    for name in ("correlate2d", "correlate2d_gradient_input"):
+        CHECKS[name](cpu, Data(1, np.float32), geometry, 1)

@@ -962,3 +962,27 @@ def test_an_optimizer_that_was_replaced_is_free():
     first.compile("adam", "mse")
     second.compile(old, "mse")
     assert second.optimizer is old
+
+
+class NumpyLoss(losses.Loss):
+    """A loss of a user's own, which computes in NumPy."""
+
+    kernel = logits_kernel = "mean_squared_error"
+    calls = 0
+
+    def compute(self, device, predictions, targets, from_logits, scale, losses, gradient):
+        self.calls += 1
+        losses[:] = ((predictions - targets) ** 2).mean(axis=1)
+        gradient[:] = scale * 2 / predictions.shape[1] * (predictions - targets)
+
+
+def test_losses_of_others_are_called_every_step():
+    x, y = np.random.RandomState(0).uniform(-1, 1, (2, 24, 3)).astype(np.float32)
+    histories = []
+    for loss in ("mse", NumpyLoss()):
+        utils.set_random_seed(1)
+        model = models.Sequential([layers.Dense(3, input_shape=(3,))])
+        model.compile(optimizers.SGD(0.1), loss)
+        histories.append(model.fit(x, y, batch_size=4, epochs=2, verbose=0).history["loss"])
+    assert model.loss.calls == 12
+    np.testing.assert_allclose(*histories, rtol=1e-5)

@@ -271,7 +271,7 @@ def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, tables, s
             count = pictures * min(plan.lines, plan.target_height - band * plan.lines) * plan.target_width
             rows = tables[phase.rows : phase.rows + count]
             if plan.scratch_lines:
-                _copy_part(x, x, plan.lanewise - plan.lanewise, alpha, picture, pictures, band, scratch, own, plan)
+                _copy_part(x, x, np.int64(LINEAR), alpha, picture, pictures, band, scratch, own, plan)
                 a, a_origin = scratch, own
             else:
                 line = picture * plan.height + band * plan.lines * plan.line_step

@@ -64,7 +64,7 @@ def dense_gradient_input(dy, y, kernel, activation, alpha, dx):
 def dense_gradient_kernel(x, dy, y, activation, alpha, dkernel, dbias):
     """Gradient by kernel and bias."""
     plan = _plan(x.shape[1], x.shape[0], dy.shape[1], 1, x.shape[1], False, x.dtype)
-    scratch = workspace(plan.scratch + dy.size, x.dtype)
+    scratch = workspace(plan.scratch + dy.size + dy.shape[1], x.dtype)
     arguments = x, dy, y, activation, alpha, dkernel, dbias, plan.tables, plan.packing, plan.zeros, scratch
     return _kernel_gradient, arguments
 
@@ -87,15 +87,15 @@ def _plan(rows, depth, width, row_step, column_step, turned, dtype):
     wide = lanes(dtype)
     packing = turned or width < wide or rows >= PACKING_ROWS
     tables = (
-        np.arange(rows) * row_step,
-        np.arange(depth) * column_step,
-        np.arange(depth) * (2 * wide if packing else width),
-        np.arange(rows) * width,
+        np.arange(rows, dtype=np.int64) * row_step,
+        np.arange(depth, dtype=np.int64) * column_step,
+        np.arange(depth, dtype=np.int64) * (2 * wide if packing else width),
+        np.arange(rows, dtype=np.int64) * width,
     )
     packed = panels(width, dtype) * depth * 2 * wide if packing else 0
     indirect = WORKERS * ROW_BLOCK * panels(width, dtype) * 2 * wide if width < wide or depth > DEPTH_BLOCK else 0
     scratch = packed + indirect
-    return _Plan(np.concatenate(tables).astype(np.int64), packing, zeros(dtype, width), scratch)
+    return _Plan(np.concatenate(tables), packing, zeros(dtype, width), scratch)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -113,12 +113,24 @@ def _input_gradient(dy, y, kernel, activation, alpha, dx, tables, packing, none,
 @njit(cache=True, nogil=True, error_model="numpy")
 def _kernel_gradient(x, dy, y, activation, alpha, dkernel, dbias, tables, packing, none, scratch):
     dz = _dz(dy, y, activation, alpha, scratch)
-    dbias[:] = 0
-    for row in range(dz.shape[0]):
-        for f in range(dbias.size):
-            dbias[f] += dz[row, f]
     rest = scratch[dz.size :]
+    _add_rows(dz, dbias, rest)
     _product(x, dz, packing, bool(0), none, np.intp(LINEAR), alpha, dkernel, dz.shape[0], tables, none, rest)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _add_rows(dz, dbias, scratch):
+    """The sum of dz over the batch, block after block."""
+    rows, outputs = dz.shape
+    block = scratch[:outputs]
+    dbias[:] = 0
+    for first in range(0, rows, DEPTH_BLOCK):
+        block[:] = 0
+        for row in range(first, min(first + DEPTH_BLOCK, rows)):
+            for f in range(outputs):
+                block[f] += dz[row, f]
+        for f in range(outputs):
+            dbias[f] += block[f]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)

@@ -31,6 +31,9 @@ from .workspace import zeros
 # several threads to have their share.
 TASK_WORK, MOST_PIXELS, FEWEST_PIXELS = 1 << 20, 512, 256
 
+# Entries of all tables of a plan's classes: more are not worth their memory, and classes not their trouble.
+MOST_ENTRIES = 1 << 20
+
 # Pixels whose dz is copied at a time for the gradient by filters: a panel of them stays in the first-level cache, and
 # their sums are complete before they join the slot's, which keeps the last digits of long sums.
 PIXEL_BLOCK = 128
@@ -156,11 +159,18 @@ def _classes(phases, extent, step, target_step):
     return found
 
 
+def _taps(classes):
+    """Taps of all classes of one axis."""
+    return sum(len(taps) for _, _, taps in classes)
+
+
 def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, padded, copied, sorting):
     batch, height, width, channels = source_shape
     _, target_height, target_width, target_channels = target_shape
     groups, group_channels, group_targets = g.groups, channels // g.groups, target_channels // g.groups
-    lanewise = group_channels == group_targets == 1 and channels >= lanes(dtype)
+    # Two vectors of one panel must not overlap: their sums are not loaded together, as those of a wide tile are.
+    vector = lanes(dtype)
+    lanewise = group_channels == group_targets == 1 and (channels == vector or channels >= 2 * vector)
     if lanewise:
         groups, group_targets = 1, target_channels
 
@@ -184,8 +194,10 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, padde
     n["pictures"], n["bands"], n["lines"], n["tasks"] = pictures, bands, lines, -(-batch // pictures) * bands
     n["line_step"], n["target_line_step"] = step[0], target_step[0]
     source_lines, source_width = height, width
-    if whole and sorting:
-        phases = [_classes(*axis) for axis in zip(phases, (height, width), step, target_step, strict=True)]
+    classes = [_classes(*axis) for axis in zip(phases, (height, width), step, target_step, strict=True)]
+    entries = group_channels * _taps(classes[0]) * _taps(classes[1])
+    if whole and sorting and entries <= MOST_ENTRIES:
+        phases = classes
         if copied:
             n["scratch_size"] = pictures * height * width * channels
     elif padded:
@@ -199,11 +211,11 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, padde
     records = np.zeros(len(phases[0]) * len(phases[1]), PHASE)
     n["phases_end"] = PLAN_SIZE + records.size * len(PHASE)
     tables = _Tables(int(n["phases_end"]))
-    picture = np.arange(pictures)[:, np.newaxis, np.newaxis]
+    picture = np.arange(pictures, dtype=np.int64)[:, np.newaxis, np.newaxis]
     axes = ((vertical, horizontal) for vertical in phases[0] for horizontal in phases[1])
     for record, ((line, most, rows), (column, pixels, columns)) in zip(records, axes, strict=True):
         record["line"], record["column"], record["lines"], record["pixels"] = line, column, most, pixels
-        q, r = np.arange(min(lines, most))[:, np.newaxis], np.arange(pixels)
+        q, r = np.arange(min(lines, most), dtype=np.int64)[:, np.newaxis], np.arange(pixels, dtype=np.int64)
         record["rows"] = tables.put(((picture * source_lines + q * step[0]) * source_width + r * step[1]) * channels)
         record["targets"] = tables.put(
             ((picture * target_height + q * target_step[0]) * target_width + r * target_step[1]) * target_channels
@@ -216,7 +228,7 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, padde
             ],
             np.int64,
         ).reshape(-1, 2)
-        channel = np.arange(group_channels)
+        channel = np.arange(group_channels, dtype=np.int64)
         record["depth"] = len(taps) * group_channels
         record["columns"] = tables.put(taps[:, :1] * channels + channel)
         record["b_rows"] = tables.put((taps[:, 1:] * group_channels + channel) * 2 * lanes(dtype))

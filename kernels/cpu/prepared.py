@@ -6,7 +6,8 @@ import functools
 def prepared(function):
     """Make a kernel of a function that returns the compiled function and its arguments.
 
-    The kernel calls it; ``kernel.prepare(...)`` returns both, for who calls it with the same arguments again and again.
+    The kernel calls it; ``kernel.prepare(...)`` returns both, for who calls it with the same arguments again and again:
+    in the same thread, whose scratch memory may be among them.
     """
 
     @functools.wraps(function)

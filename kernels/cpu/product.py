@@ -66,7 +66,8 @@ def product(
     width : int
         Columns of C, at least one vector of them.
     add : bool
-        Add to C instead, without bias and floor; its panels may not overlap then.
+        Add to C instead, without bias and floor; its panels may not overlap then.  The two vectors of one wide tile
+        may: all their sums are loaded before any is stored.
 
     Callers write ``np.intp(0)`` and ``bool(0)`` for literal zeros: Numba would compile this once more for 0.
     """

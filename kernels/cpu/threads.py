@@ -53,7 +53,7 @@ LOOKS_BEFORE_YIELD = 1000
 LINE = 16
 EPOCH, OPEN, ACTIVE, NEXT, BUSY = (place * LINE for place in range(5))
 BODY, ARGUMENTS, TASKS, CHUNK, PROCESSOR, HELPERS, STOP = range(5 * LINE, 5 * LINE + 7)
-# Each worker's own: its lock, whether it sleeps on it, and a bit for each processor that it may run on.
+# Each worker's own: its lock, whether it sleeps on it, and room for a bit for each processor that it may run on.
 OWN, OWN_WORDS = 6 * LINE, 2 * LINE
 LOCK, ASLEEP, PROCESSORS, PROCESSOR_WORDS = 0, 1, LINE, 16
 
@@ -155,6 +155,7 @@ _give_way = types.ExternalFunction("sched_yield", types.int32()) if hasattr(os, 
 
 if sys.platform == "linux":
     _processor = types.ExternalFunction("sched_getcpu", types.int32())
+    _get_processors = types.ExternalFunction("sched_getaffinity", types.int32(types.int32, types.intp, types.intp))
     _set_processors = types.ExternalFunction("sched_setaffinity", types.int32(types.int32, types.intp, types.intp))
 
     @njit(cache=True, nogil=True)
@@ -165,17 +166,23 @@ if sys.platform == "linux":
         there, while another processor idles.
         """
         here = read(PROCESSOR)
-        if _processor() == here:
-            word, bit = here // 64, np.int64(1) << (here % 64)
-            others = read(own + word) & ~bit
-            for other in range(PROCESSOR_WORDS):
-                if other != word:
-                    others |= read(own + other)
-            if others:
-                add(own + word, -bit)
-                _set_processors(0, 8 * PROCESSOR_WORDS, _address(own))
-                add(own + word, bit)
-                _set_processors(0, 8 * PROCESSOR_WORDS, _address(own))
+        if _processor() != here or here >= 64 * PROCESSOR_WORDS:
+            return
+        # The set as it is now: somebody may have changed it since the start.
+        for word in range(PROCESSOR_WORDS):
+            write(own + word, 0)
+        if _get_processors(0, 8 * PROCESSOR_WORDS, _address(own)) < 0:
+            return
+        word, bit = here // 64, np.int64(1) << (here % 64)
+        others = read(own + word) & ~bit
+        for other in range(PROCESSOR_WORDS):
+            if other != word:
+                others |= read(own + other)
+        if others and read(own + word) & bit:
+            write(own + word, read(own + word) & ~bit)
+            _set_processors(0, 8 * PROCESSOR_WORDS, _address(own))
+            write(own + word, read(own + word) | bit)
+            _set_processors(0, 8 * PROCESSOR_WORDS, _address(own))
 
 else:
 
@@ -304,14 +311,14 @@ def _serve(worker):
     seen = 0
     while not read(STOP):
         looks = 0
-        while read(EPOCH) == seen:
+        while read(EPOCH) == seen and not read(STOP):
             looks += 1
             pause()
             if looks == LOOKS:
                 looks = 0
                 write(own + ASLEEP, 1)
                 # A caller that has changed EPOCH by now may have found this worker awake: look again.
-                if read(EPOCH) == seen or not exchange(own + ASLEEP, 0):
+                if (read(EPOCH) == seen and not read(STOP)) or not exchange(own + ASLEEP, 0):
                     _acquire_lock(read(own + LOCK), 1)
         seen = read(EPOCH)
         add(ACTIVE, 1)
@@ -324,6 +331,9 @@ def _serve(worker):
 @njit(inline="always")
 def share(body, arguments, tasks, work):
     """Run ``body(first, last, worker, *arguments)`` over the tasks ``0 .. tasks - 1``, from compiled code.
+
+    An exception in the body is lost: kernels raise nothing.  The caller must hold the arguments' arrays by names of its
+    own, since what the job gets are borrowed references.
 
     Parameters
     ----------
@@ -340,9 +350,7 @@ def share(body, arguments, tasks, work):
 
 
 def _start():
-    """Start the workers."""
-    _serve.compile((types.intp,))
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    """Start the workers, as many as the system allows."""
     allocate, acquire = ctypes.pythonapi.PyThread_allocate_lock, ctypes.pythonapi.PyThread_acquire_lock
     allocate.restype, acquire.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_int)
     _WORDS[:] = 0
@@ -350,17 +358,19 @@ def _start():
         own = _WORDS[OWN + worker * OWN_WORDS :][:OWN_WORDS]
         own[LOCK] = allocate()
         acquire(int(own[LOCK]), 1)  # who acquires it again sleeps until somebody releases it
-        for processor in allowed:
-            own[PROCESSORS:].view(np.uint64)[processor // 64] |= np.uint64(1 << processor % 64)
-        _workers.append(threading.Thread(target=_serve, args=(worker,), name=f"gpuconv-{worker}", daemon=True))
-        _workers[-1].start()
+        thread = threading.Thread(target=_serve, args=(worker,), name=f"gpuconv-{worker}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # a limit on processes: the threads that there are will do
+            break
+        _workers.append(thread)
     _WORDS[HELPERS] = len(_workers)
 
 
 def _dismiss():
     """At the process's end: compiled code must not run on while Python takes it down."""
+    _WORDS[HELPERS] = 0
     _WORDS[STOP] = 1
-    _WORDS[EPOCH] += 1
     for worker, thread in enumerate(_workers, 1):
         _wake(worker)
         thread.join()
@@ -368,14 +378,19 @@ def _dismiss():
 
 def _start_again():
     """A forked process inherits the words but not the workers."""
+    helpers = int(_WORDS[HELPERS])
     _workers.clear()
     _start()
+    _WORDS[HELPERS] = min(helpers, len(_workers))
 
 
 _workers = []
 if not _FOUND:
-    _start()
+    # Here and not later: in a forked process, another thread's compilation may hold Numba's lock for ever.
+    _serve.compile((types.intp,))
+    _wake.compile((types.intp,))
     atexit.register(_dismiss)
+    _start()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_start_again)
 

@@ -270,7 +270,10 @@ def get_winograd():
     return _choice
 
 
-set_winograd(os.environ.get("GPUCONV_WINOGRAD", "auto"))
+try:
+    set_winograd(os.environ.get("GPUCONV_WINOGRAD") or "auto")
+except ValueError as error:
+    raise ValueError(f"GPUCONV_WINOGRAD: {error}") from None
 
 
 def usable(geometry, dtype):
@@ -417,7 +420,7 @@ def _gradient_plan(geometry, dtype, tile):
     for n in plan:
         n["block"], n["tasks"] = block, tasks
         n["input_step"] = block * n["channels"] + panel
-        n["slot_size"] = positions * n["panels"] * g.channels * panel + g.out_channels
+        n["slot_size"] = positions * n["panels"] * g.channels * panel + 2 * g.out_channels
     x["products"] = positions * x["input_step"]
     x["cells"] = x["products"] + positions * dz["input_step"]
     columns = min(block, int(x["tile_columns"])) * tile
@@ -680,7 +683,9 @@ def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, numbers, 
     panel = plan.channels * 2 * lanes
     for slot in range(first, last):
         c = slot * plan.slot_size
-        bias_sums = sums[c + plan.positions * plan.panels * panel : c + plan.slot_size]
+        # The bias's sums of a task join those of the slot, so that no chain of additions is long.
+        end = c + plan.slot_size
+        of_task, bias_sums = sums[end - 2 * plan.targets : end - plan.targets], sums[end - plan.targets : end]
         bias_sums[:] = 0
         started = False
         for task in range(slot * plan.tasks // slots, (slot + 1) * plan.tasks // slots):
@@ -688,7 +693,10 @@ def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, numbers, 
             count = min(plan.block, plan.tiles - tile)
             dz, gathered = own + plan.products, own + plan.cells
             _transform_inputs(x, x, np.intp(LINEAR), alpha, tile, count, scratch, own, gathered, none, plan)
-            _transform_inputs(dy, y, activation, alpha, tile, count, scratch, dz, gathered, bias_sums, numbers[1])
+            of_task[:] = 0
+            _transform_inputs(dy, y, activation, alpha, tile, count, scratch, dz, gathered, of_task, numbers[1])
+            for f in range(plan.targets):
+                bias_sums[f] += of_task[f]
             for position in range(plan.positions):
                 product(
                     scratch, own + position * plan.input_step, rows, columns[:count],
