@@ -7,7 +7,9 @@ import time
 import numpy as np
 
 import gpuconv
-from gpuconv import callbacks, layers, losses, models, utils
+from gpuconv import callbacks, utils
+
+from .gpuconv import create_network
 
 
 class Stopwatch(callbacks.Callback):
@@ -26,19 +28,7 @@ if __name__ == "__main__":
     data, epochs, seed = np.load(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     x, y = data["x"], data["y"]
     utils.set_random_seed(seed)
-    model = models.Sequential(
-        [
-            layers.Conv2D(32, (3, 3), activation="relu", input_shape=(32, 32, 3)),
-            layers.MaxPooling2D((2, 2)),
-            layers.Conv2D(64, (3, 3), activation="relu"),
-            layers.MaxPooling2D((2, 2)),
-            layers.Conv2D(64, (3, 3), activation="relu"),
-            layers.Flatten(),
-            layers.Dense(64, activation="relu"),
-            layers.Dense(10),
-        ]
-    )
-    model.compile("adam", losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
+    model = create_network("CIFAR-10")
     stopwatch = Stopwatch()
     model.fit(x, y, batch_size=32, epochs=epochs, verbose=0, callbacks=[stopwatch])
     accuracy = model.evaluate(data["x_test"], data["y_test"], verbose=0)[1]
