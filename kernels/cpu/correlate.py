@@ -32,7 +32,7 @@ import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR, RELU
-from . import winograd
+from . import narrow, winograd
 from .epilogue import finish, multiply_by_slope
 from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
 from .prepared import prepared
@@ -61,6 +61,8 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
     tile = winograd.choose(geometry, dx.dtype, "input")
     if tile:
         return winograd.correlate2d_gradient_input.prepare(dy, y, filters, geometry, activation, alpha, dx, tile)
+    if narrow.usable(geometry, dx.dtype):
+        return narrow.correlate2d_gradient_input.prepare(dy, y, filters, geometry, activation, alpha, dx)
     plan = input_gradient_plan(geometry, dx.dtype)
     scratch = workspace(plan.scratch, dx.dtype)
     none = plan.zeros

@@ -95,7 +95,7 @@ def phases_of(tables):
     return tables[PLAN_SIZE : numbers_of(tables).phases_end].view(PHASE)
 
 
-class _Tables:
+class Tables:
     """Tables of offsets, laid end to end."""
 
     def __init__(self, start):
@@ -126,14 +126,14 @@ def input_gradient_plan(geometry, dtype):
     """Source dz, target dx: a phase for each remainder by the strides."""
     g = geometry
     phases = (
-        _phases(g.height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top),
-        _phases(g.width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left),
+        phases_by_strides(g.height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top),
+        phases_by_strides(g.width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left),
     )
     strides = g.stride_height, g.stride_width
     return _plan(g, dtype, g.output_shape, g.input_shape, phases, (1, 1), strides, True, True, True)
 
 
-def _phases(extent, kernel, stride, dilation, pad):
+def phases_by_strides(extent, kernel, stride, dilation, pad):
     """``(start, cells, [(a, shift), ...])`` of each phase of one axis."""
     found = []
     for phase in range(stride):
@@ -210,7 +210,7 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, padde
 
     records = np.zeros(len(phases[0]) * len(phases[1]), PHASE)
     n["phases_end"] = PLAN_SIZE + records.size * len(PHASE)
-    tables = _Tables(int(n["phases_end"]))
+    tables = Tables(int(n["phases_end"]))
     picture = np.arange(pictures, dtype=np.int64)[:, np.newaxis, np.newaxis]
     axes = ((vertical, horizontal) for vertical in phases[0] for horizontal in phases[1])
     for record, ((line, most, rows), (column, pixels, columns)) in zip(records, axes, strict=True):
