@@ -173,9 +173,9 @@ def set_winograd(choice):
     """Choose how the CPU computes 3 x 3 and 5 x 5 correlations of many channels, from the next call or epoch on.
 
     Winograd's tiles need fewer multiplications than the direct sum; their results in float32 are within 4e-5 of the
-    largest output (1e-5 with tiles of 2, and with those of 4 for 3 x 3 filters), and a NaN or an infinity reaches all outputs of
-    the tiles that see it.  There are tiles for correlations of stride 1 without groups, of any dilation.  Lavin and
-    Gray, "Fast algorithms for convolutional neural networks" (2016).
+    largest output (1e-5 with tiles of 2, and with those of 4 for 3 x 3 filters), and a NaN or an infinity reaches all
+    outputs of the tiles that see it.  There are tiles for correlations of stride 1 without groups, of any dilation.
+    Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016).
 
     Parameters
     ----------
