@@ -80,9 +80,9 @@ from .workspace import workspace, zeros
 # distributed numbers it is at most 5.0e-7, 2.4e-6, 1.2e-5, 2.3e-6 and 9.3e-6; that of the direct sum, 2.3e-6.
 ERRORS = {(2, 3): 2e-6, (4, 3): 1e-5, (6, 3): 4e-5, (2, 5): 1e-5, (4, 5): 4e-5}
 
-# What the parts of a tile cost, in multiply-adds of the direct sum, by family, as measured: for each channel and filter,
-# the product, whose sums are shorter; for each channel of the source and of the target, the transforms; and, once for
-# all tiles, the transform of the filters.
+# What the parts of a tile cost, by family, in multiply-adds of the direct sum, as measured: for each channel and
+# filter, the product, whose sums are shorter; for each channel of the source and of the target, the transforms; and,
+# once for all tiles, the transform of the filters.
 COSTS = {
     (2, 3): (1.1 * 16, 180, 120, 20),
     (4, 3): (1.1 * 36, 700, 560, 50),
