@@ -32,7 +32,7 @@ import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR, RELU
-from . import winograd
+from . import narrow, winograd, winograd_input
 from .epilogue import NO_WINDOW, finish, make_dz
 from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
 from .pool import largest_of_windows
@@ -67,7 +67,7 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
 def forward(x, filters, bias, geometry, activation, alpha, window, y, winner):
     """The compiled function and its arguments, as `prepared` wants them."""
     tile = winograd.choose(geometry, x.dtype)
-    if tile and winograd.holds_windows(tile, window):
+    if tile and winograd.holds_windows(geometry, tile, window):
         return winograd.correlate2d.prepare(x, filters, bias, geometry, activation, alpha, y, tile, window, winner)
     plan = forward_plan(geometry, x.dtype, window=window)
     scratch = workspace(plan.scratch, x.dtype)
@@ -79,11 +79,17 @@ def forward(x, filters, bias, geometry, activation, alpha, window, y, winner):
 
 def input_gradient(dy, y, winner, filters, geometry, activation, alpha, window, dx):
     """The same for the gradient by input."""
-    tile = winograd.choose(geometry, dx.dtype, "input")
+    tile, of_outputs = winograd.choose_for_input(geometry, dx.dtype)
+    if of_outputs:
+        return winograd_input.correlate2d_gradient_input.prepare(
+            dy, y, filters, geometry, activation, alpha, dx, tile, window, winner
+        )
     if tile:
         return winograd.correlate2d_gradient_input.prepare(
             dy, y, filters, geometry, activation, alpha, dx, tile, window, winner
         )
+    if narrow.usable(geometry, dx.dtype) and window == NO_WINDOW:
+        return narrow.correlate2d_gradient_input.prepare(dy, y, filters, geometry, activation, alpha, dx)
     plan = input_gradient_plan(geometry, dx.dtype, window)
     scratch = workspace(plan.scratch, dx.dtype)
     none = plan.zeros
@@ -182,16 +188,16 @@ def _correlate_tasks(
                 source, values, winner, unpooled, slope, slope_alpha, picture, pictures, band, scratch, own, plan
             )  # fmt: skip
             a, a_origin = scratch, own
-        elif plan.scratch_size:
-            pixels = plan.height * plan.width
-            make_dz(
-                source, values, winner, unpooled, plan.width, plan.channels, picture * pixels, pictures * pixels,
-                slope, slope_alpha, scratch, own,
-            )  # fmt: skip
-            a, a_origin = scratch, own
         else:
             line = picture * plan.height + band * plan.lines * plan.line_step
             a, a_origin = source, line * plan.width * plan.channels
+            if slope != LINEAR or unpooled[0]:
+                end = min(line + pictures * plan.copied_lines, plan.batch * plan.height)
+                make_dz(
+                    source, values, winner, unpooled, plan.width, plan.channels, line * plan.width,
+                    (end - line) * plan.width, slope, slope_alpha, scratch, own,
+                )  # fmt: skip
+                a, a_origin = scratch, own
         # What is to be pooled is written to scratch memory, which starts with the first line of the task.
         first_line = picture * plan.target_height + band * plan.lines * plan.target_line_step
         cells, cells_origin = target, first_line * line_size
@@ -234,12 +240,11 @@ def _correlate_tasks(
         if activation > RELU:
             finish(cells, cells_origin, cells_origin + lines * line_size, activation, alpha)
         if window[0]:
-            pooled_line = line_size // window[1]
             for line in range(lines // window[0]):
                 largest_of_windows(
                     cells, cells_origin + line * window[0] * line_size, line_size, plan.target_channels, window,
                     plan.target_width // window[1], plan.target_channels,
-                    target, winner, (first_line // window[0] + line) * pooled_line, plan.target_channels,
+                    target, winner, (first_line // window[0] + line) * (line_size // window[1]), plan.target_channels,
                 )  # fmt: skip
 
 
@@ -321,7 +326,7 @@ def _add_slots(
             if plan.scratch_lines:
                 _copy_part(
                     x, x, winner, no_window, np.int64(LINEAR), alpha, picture, pictures, band, scratch, own, plan
-                )
+                )  # fmt: skip
                 a, a_origin = scratch, own
             else:
                 line = picture * plan.height + band * plan.lines * plan.line_step

@@ -41,8 +41,8 @@ def _zeros(dtype, count):
 
 @functools.cache
 def ones(dtype):
-    """A one; not to be written."""
-    return np.ones(1, dtype)
+    """A vector of ones; not to be written."""
+    return np.ones(LINE_BYTES // dtype.itemsize, dtype)
 
 
 # Stands for the winners where there is no pooling.
