@@ -13,6 +13,8 @@ from .simd import REGISTER_BYTES, vectors_of
 
 NO_WINDOW = 0, 0
 
+_I32 = ir.IntType(32)
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def finish(values, first, last, activation, alpha):
@@ -47,14 +49,25 @@ def make_dz(dy, y, winner, window, width, channels, pixel, count, activation, al
     if not window[0]:
         multiply_by_slope(dy, y, pixel * channels, count * channels, activation, alpha, dz, place)
         return
+    lanes = REGISTER_BYTES // dz.itemsize
+    zero = dz.dtype.type(0)
     line, column = divmod(pixel, width)
     pooled_line, a = divmod(line, window[0])
     pooled_column, b = divmod(column, window[1])
     pooled_size = width // window[1] * channels
     pooled = pooled_line * pooled_size + pooled_column * channels
+    # The last vector may overlap the one before.
+    last = channels - lanes if activation == RELU else -1
     for _ in range(count):
         number = a * window[1] + b
-        _give_to_winner(dy, y, winner, pooled, number, channels, activation, alpha, dz, place)
+        if last >= 0:
+            for c in range(0, last, lanes):
+                _relu_vector_to_winner(dy, y, winner, pooled + c, number, dz, place + c)
+            _relu_vector_to_winner(dy, y, winner, pooled + last, number, dz, place + last)
+        else:
+            for c in range(channels):
+                gradient = dy[pooled + c] * slope_from_value(activation, alpha, y[pooled + c])
+                dz[place + c] = gradient if winner[pooled + c] == number else zero
         place += channels
         column += 1
         b += 1
@@ -70,48 +83,31 @@ def make_dz(dy, y, winner, window, width, channels, pixel, count, activation, al
                 pooled -= pooled_size
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _give_to_winner(dy, y, winner, pooled, number, channels, activation, alpha, dz, place):
-    """dz of cell `number` of the window whose channels start at `pooled`."""
-    lanes = REGISTER_BYTES // dz.itemsize
-    if activation <= RELU and channels >= lanes:
-        for c in range(0, channels, lanes):
-            shift = min(c, channels - lanes)  # the last vector may overlap the one before
-            _vector_to_winner(dy, y, winner, pooled + shift, number, activation == RELU, dz, place + shift)
-        return
-    zero = dz.dtype.type(0)
-    for c in range(channels):
-        gradient = dy[pooled + c] * slope_from_value(activation, alpha, y[pooled + c])
-        dz[place + c] = gradient if winner[pooled + c] == number else zero
-
-
 @intrinsic
-def _vector_to_winner(typing, dy, y, winner, pooled, number, relu, dz, place):
-    """The same for as many channels as a vector holds, where the slope is 1, or that of ReLU."""
+def _relu_vector_to_winner(typing, dy, y, winner, pooled, number, dz, place):
+    """dz of cell `number` of a window, whose channels start at `pooled`: as many as a vector holds, for ReLU."""
 
     def code(context, builder, signature, arguments):
         incoming, value, cell = (
             vectors_of(context, builder, kind, array, like=dy)[0](arguments[3])
             for kind, array in zip(signature.args[:3], arguments[:3], strict=True)
         )
-        _, write = vectors_of(context, builder, dz, arguments[6])
-        count = cell.type.count
-        zero, one = (ir.Constant(value.type, [number] * count) for number in (0.0, 1.0))
-        flat = builder.fcmp_ordered("<=", value, zero)
-        flat = builder.and_(flat, _everywhere(builder, arguments[5], count))
-        gradient = builder.fmul(incoming, builder.select(flat, zero, one))
-        wins = builder.icmp_unsigned(
-            "==", cell, _everywhere(builder, builder.trunc(arguments[4], cell.type.element), count)
+        _, write = vectors_of(context, builder, dz, arguments[5])
+        zero, one = (ir.Constant(value.type, [slope] * value.type.count) for slope in (0.0, 1.0))
+        gradient = builder.fmul(incoming, builder.select(builder.fcmp_ordered("<=", value, zero), zero, one))
+        # Integers as wide as the numbers that they choose among.
+        wide = ir.VectorType(ir.IntType(dy.dtype.bitwidth), value.type.count)
+        first = builder.insert_element(
+            ir.Constant(wide, ir.Undefined), _as_wide(builder, arguments[4], wide.element), ir.Constant(_I32, 0)
         )
-        write(builder.select(wins, gradient, zero), arguments[7])
+        numbers = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, wide.count), [0] * wide.count))
+        wins = builder.icmp_unsigned("==", builder.zext(cell, wide), numbers)
+        write(builder.select(wins, gradient, zero), arguments[6])
         return context.get_dummy_value()
 
     integer = types.intp
-    return types.void(dy, y, winner, integer, integer, types.boolean, dz, integer), code
+    return types.void(dy, y, winner, integer, integer, dz, integer), code
 
 
-def _everywhere(builder, value, count):
-    """A vector of so many equal values."""
-    empty = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
-    first = builder.insert_element(empty, value, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count))
+def _as_wide(builder, number, kind):
+    return builder.trunc(number, kind) if kind.width < number.type.width else number

@@ -184,9 +184,11 @@ def choose_for_input(geometry, dtype):
 @functools.lru_cache(maxsize=256)
 def _choose_for_input(geometry, dtype, choice):
     tile = _choose(geometry, dtype, "input", choice)
-    if not usable(geometry, dtype) or choice == 0:
+    if not usable(geometry, dtype):
         return 0, False
-    sides = tiles_for(geometry.kernel_height) if choice == "auto" else [tile]
+    sides = tiles_for(geometry.kernel_height)
+    if choice != "auto":
+        sides = [choice] if choice in sides else []
     costs = {side: cost(geometry, side, "outputs") for side in sides if winograd_input.fits(geometry, side, dtype)}
     if not costs:
         return tile, False

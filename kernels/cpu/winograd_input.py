@@ -1,9 +1,9 @@
 """The gradient by input as the transpose of Winograd's tiles, for outputs smaller than the input.
 
 The gradient by input is the correlation of dz with the turned filters, which `winograd` computes by tiles of dx.
-Where there is little padding dx is larger than dz, and tiles of dz are fewer: 9 of 4 x 4 for a dz of 12 x 12, and 16 for
-its dx of 14 x 14.  Transposing the forward sum of a tile, ``y = A^T [ U * (B^T d B) ] A``, gives what it adds to the
-gradient::
+Where there is little padding dx is larger than dz, and tiles of dz are fewer: 9 of 4 x 4 for a dz of 12 x 12, and 16
+for its dx of 14 x 14.  Transposing the forward sum of a tile, ``y = A^T [ U * (B^T d B) ] A``, gives what it adds to
+the gradient::
 
     d += B [ U * (A dz A^T) ] B^T          * : position by position, a product over the filters
 
@@ -27,8 +27,9 @@ from .threads import WORKERS, share
 from .transforms import plan_type, transform_filter, transform_gradient, transform_input_gradient
 from .workspace import workspace, zeros
 
-# Bytes of a task's transformed tiles, for the second-level cache; and tasks that there should be, for several threads.
-BLOCK_BYTES, FEWEST_TASKS = 256 * 1024, 16
+# Bytes of a task's transformed tiles and their products, and tasks that there should be, for several threads.  Tasks
+# are as large as that allows, since each reads all of U, which may be larger than the second-level cache.
+BLOCK_BYTES, FEWEST_TASKS = 512 * 1024, 4
 
 NAMES = tuple(
     (
