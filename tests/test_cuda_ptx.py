@@ -65,7 +65,7 @@ def launches(name, dtype):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toolkit, "launch", record)
-        patch.setattr(toolkit, "workspace", np.empty)
+        patch.setattr(toolkit, "workspace", lambda count, dtype, purpose=None: np.empty(count, dtype))
         for arguments in cases(name, dtype).values():
             getattr(device, name)(*arguments)
     return tuple(found)

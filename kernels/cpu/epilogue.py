@@ -1,9 +1,19 @@
-"""What stands before and after a product: slopes of the incoming gradient, activation of the outgoing value."""
+"""What stands before and after a product: slopes of the incoming gradient, activation of the outgoing value.
 
-from numba import njit
+Max pooling after a correlation joins both ends.  A *window* is its ``(height, width)`` in cells, or `NO_WINDOW`.
+"""
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from ..formulas import LINEAR, RELU
 from .formulas import activate, slope_from_value
+from .simd import REGISTER_BYTES, vectors_of
+
+NO_WINDOW = 0, 0
+
+_I32 = ir.IntType(32)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -27,3 +37,77 @@ def multiply_by_slope(dy, y, start, count, activation, alpha, dz, place):
     else:
         for i in range(count):
             outgoing[i] = incoming[i] * slope_from_value(activation, alpha, values[i])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def make_dz(dy, y, winner, window, width, channels, pixel, count, activation, alpha, dz, place):
+    """dz of `count` pixels from number `pixel` on, of pictures `width` wide, to `place`.
+
+    With a window, dy, y and winner are those of max pooling after the activation: only the winner of each window has a
+    gradient, and the activation's value there is the pooling's.
+    """
+    if not window[0]:
+        multiply_by_slope(dy, y, pixel * channels, count * channels, activation, alpha, dz, place)
+        return
+    lanes = REGISTER_BYTES // dz.itemsize
+    zero = dz.dtype.type(0)
+    line, column = divmod(pixel, width)
+    pooled_line, a = divmod(line, window[0])
+    pooled_column, b = divmod(column, window[1])
+    pooled_size = width // window[1] * channels
+    pooled = pooled_line * pooled_size + pooled_column * channels
+    # The last vector may overlap the one before.
+    last = channels - lanes if activation == RELU else -1
+    for _ in range(count):
+        number = a * window[1] + b
+        if last >= 0:
+            for c in range(0, last, lanes):
+                _relu_vector_to_winner(dy, y, winner, pooled + c, number, dz, place + c)
+            _relu_vector_to_winner(dy, y, winner, pooled + last, number, dz, place + last)
+        else:
+            for c in range(channels):
+                gradient = dy[pooled + c] * slope_from_value(activation, alpha, y[pooled + c])
+                dz[place + c] = gradient if winner[pooled + c] == number else zero
+        place += channels
+        column += 1
+        b += 1
+        if b == window[1]:
+            b = 0
+            pooled += channels
+        if column == width:
+            column = 0
+            a += 1
+            if a == window[0]:
+                a = 0
+            else:  # the same windows again, for the next line of their cells
+                pooled -= pooled_size
+
+
+@intrinsic
+def _relu_vector_to_winner(typing, dy, y, winner, pooled, number, dz, place):
+    """dz of cell `number` of a window, whose channels start at `pooled`: as many as a vector holds, for ReLU."""
+
+    def code(context, builder, signature, arguments):
+        incoming, value, cell = (
+            vectors_of(context, builder, kind, array, like=dy)[0](arguments[3])
+            for kind, array in zip(signature.args[:3], arguments[:3], strict=True)
+        )
+        _, write = vectors_of(context, builder, dz, arguments[5])
+        zero, one = (ir.Constant(value.type, [slope] * value.type.count) for slope in (0.0, 1.0))
+        gradient = builder.fmul(incoming, builder.select(builder.fcmp_ordered("<=", value, zero), zero, one))
+        # Integers as wide as the numbers that they choose among.
+        wide = ir.VectorType(ir.IntType(dy.dtype.bitwidth), value.type.count)
+        first = builder.insert_element(
+            ir.Constant(wide, ir.Undefined), _as_wide(builder, arguments[4], wide.element), ir.Constant(_I32, 0)
+        )
+        numbers = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, wide.count), [0] * wide.count))
+        wins = builder.icmp_unsigned("==", builder.zext(cell, wide), numbers)
+        write(builder.select(wins, gradient, zero), arguments[6])
+        return context.get_dummy_value()
+
+    integer = types.intp
+    return types.void(dy, y, winner, integer, integer, dz, integer), code
+
+
+def _as_wide(builder, number, kind):
+    return builder.trunc(number, kind) if kind.width < number.type.width else number

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from .epilogue import NO_WINDOW
 from .product import lanes, panels
 from .threads import WORKERS
 from .workspace import zeros
@@ -53,6 +54,8 @@ PLAN = np.dtype(
             "scratch_lines scratch_width "  # of what is copied with zeros around it; 0: nothing is
             "copied_lines scratch_size "  # of what is copied when it is multiplied by slopes
             "wide_size scratch_of_worker scratch_of_slot "  # for one worker: of a narrow target, all, of a gradient
+            "pool_height pool_width pooled_size "  # windows of max pooling on the target; 0: none
+            "unpool_height unpool_width "  # and on dz, where that is the source
             "depth packed_size wide_rows dz_rows zeros slot_size phases_end"
         ).split()
     ]
@@ -111,18 +114,21 @@ class Tables:
 
 
 @functools.lru_cache(maxsize=256)
-def forward_plan(geometry, dtype, sorting=True):
-    """Source x, target y: one phase.  Without `sorting` into classes it is also the plan of the gradient by filters."""
+def forward_plan(geometry, dtype, sorting=True, window=NO_WINDOW):
+    """Source x, target y: one phase.  Without `sorting` into classes it is also the plan of the gradient by filters.
+
+    The `window` of max pooling after the correlation, if there is any, divides the output.
+    """
     g = geometry
     vertical = [(0, g.out_height, [(a, a * g.dilation_height - g.pad_top) for a in range(g.kernel_height)])]
     horizontal = [(0, g.out_width, [(b, b * g.dilation_width - g.pad_left) for b in range(g.kernel_width)])]
     strides = g.stride_height, g.stride_width
     phases = vertical, horizontal
-    return _plan(g, dtype, g.input_shape, g.output_shape, phases, strides, (1, 1), False, sorting)
+    return _plan(g, dtype, g.input_shape, g.output_shape, phases, strides, (1, 1), False, sorting, window)
 
 
 @functools.lru_cache(maxsize=256)
-def input_gradient_plan(geometry, dtype):
+def input_gradient_plan(geometry, dtype, window=NO_WINDOW):
     """Source dz, target dx: a phase for each remainder by the strides."""
     g = geometry
     phases = (
@@ -130,7 +136,7 @@ def input_gradient_plan(geometry, dtype):
         phases_by_strides(g.width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left),
     )
     strides = g.stride_height, g.stride_width
-    return _plan(g, dtype, g.output_shape, g.input_shape, phases, (1, 1), strides, True, True)
+    return _plan(g, dtype, g.output_shape, g.input_shape, phases, (1, 1), strides, True, True, window)
 
 
 def phases_by_strides(extent, kernel, stride, dilation, pad):
@@ -169,7 +175,7 @@ def _reaches_beyond(phases, extent, step):
     return any(i < 0 or (cells - 1) * step + i >= extent for _, cells, taps in phases for _, i in taps)
 
 
-def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, sloped, sorting):
+def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, sloped, sorting, window):
     batch, height, width, channels = source_shape
     _, target_height, target_width, target_channels = target_shape
     groups, group_channels, group_targets = g.groups, channels // g.groups, target_channels // g.groups
@@ -187,6 +193,8 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, slope
     whole = area <= MOST_PIXELS
     pictures = min(-(-wanted // area), batch) if whole else 1
     lines = most_lines if whole else max(1, wanted // most_pixels)
+    if window[0] and not (whole or sloped):
+        lines = max(lines // window[0], 1) * window[0]
     bands = -(-most_lines // lines)
 
     numbers = np.zeros(1, PLAN)
@@ -198,6 +206,9 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, slope
     n["target_panels"] = panels(group_targets, dtype)
     n["pictures"], n["bands"], n["lines"], n["tasks"] = pictures, bands, lines, -(-batch // pictures) * bands
     n["line_step"], n["target_line_step"] = step[0], target_step[0]
+    # dz is the source of the gradient by input; the gradient by filters makes it of the target.
+    n["unpool_height"], n["unpool_width"] = window if sloped or not sorting else NO_WINDOW
+    n["pool_height"], n["pool_width"] = window if sorting and not sloped else NO_WINDOW
     source_lines, source_width = height, width
     shifts = [[i for _, _, taps in axis for _, i in taps] or [0] for axis in phases]
     classes = [_classes(*axis) for axis in zip(phases, (height, width), step, target_step, strict=True)]
@@ -251,7 +262,8 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, slope
     n["zeros"] = tables.put(np.zeros(PIXEL_BLOCK))
     n["packed_size"] = groups * n["depth"] * panel_size
     n["wide_size"] = rows * 2 * lanes(dtype) if group_targets < lanes(dtype) else 0
-    n["scratch_of_worker"] = n["scratch_size"] + n["wide_size"]
+    n["pooled_size"] = rows * target_channels if n["pool_height"] else 0
+    n["scratch_of_worker"] = n["scratch_size"] + n["wide_size"] + n["pooled_size"]
     n["scratch_of_slot"] = n["scratch_size"] + PIXEL_BLOCK * (target_channels + groups * lanes(dtype))
     n["slot_size"] = groups * (n["depth"] + 1) * panel_size
     slots = 0

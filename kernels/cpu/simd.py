@@ -242,6 +242,19 @@ def copy_vector(typing, source, place, target, into):
 
 
 @intrinsic
+def add_vector(typing, source, place, target, into):
+    """``target[into : into + LANES] += source[place : place + LANES]``."""
+
+    def code(context, builder, signature, arguments):
+        read, _ = vectors_of(context, builder, source, arguments[0])
+        read_target, write = vectors_of(context, builder, target, arguments[2])
+        write(builder.fadd(read_target(arguments[3]), read(arguments[1])), arguments[3])
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp), code
+
+
+@intrinsic
 def turn_square(typing, source, place, step, target, into, target_step):
     """A square of LANES x LANES numbers, turned over.
 

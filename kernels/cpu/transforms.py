@@ -93,8 +93,9 @@ def _transform(kind, turned=False):
 
 
 transform_input, transform_filter = _transform(INPUTS), _transform(FILTERS)
-# The gradients of the transforms of outputs and filters.
+# The gradients of the transforms of outputs, filters and inputs.
 transform_gradient, transform_filter_gradient = _transform(OUTPUTS, True), _transform(FILTERS, True)
+transform_input_gradient = _transform(INPUTS, True)
 
 
 @intrinsic

@@ -59,7 +59,9 @@ import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR, RELU
-from .epilogue import finish, multiply_by_slope
+from . import winograd_input
+from .epilogue import NO_WINDOW, finish, make_dz
+from .pool import largest_of_windows
 from .prepared import prepared
 from .product import lanes, pack_panel, panel_start, panels, product, steps
 from .simd import REGISTER_BYTES, WIDE_ROWS, copy_vector
@@ -72,7 +74,7 @@ from .transforms import (
     transform_input,
     transform_output,
 )
-from .workspace import workspace, zeros
+from .workspace import NO_WINNERS, workspace, zeros
 
 # ------------------------------------------------------------------ which tile
 
@@ -149,6 +151,14 @@ def tiles_for(taps):
     return [tile for tile, known in FAMILIES if known == taps]
 
 
+def holds_windows(geometry, tile, window):
+    """Whether a tile of outputs is made of whole windows of the max pooling after it, if there is any."""
+    if window == NO_WINDOW:
+        return True
+    together = (geometry.dilation_height, geometry.dilation_width) == (1, 1)
+    return together and tile % window[0] == 0 and tile % window[1] == 0
+
+
 def choose(geometry, dtype, gradient=None):
     """The side of the tiles for a correlation or one of its gradients, as `set_winograd` said; 0: the direct sum.
 
@@ -181,8 +191,32 @@ def _choose(geometry, dtype, gradient, choice):
     return best if costs[best] < WORTHWHILE * costs[0] else 0
 
 
+def choose_for_input(geometry, dtype):
+    """The side of the tiles for the gradient by input, and whether they are tiles of outputs (`winograd_input`)."""
+    return _choose_for_input(geometry, dtype, _choice)
+
+
+@functools.lru_cache(maxsize=256)
+def _choose_for_input(geometry, dtype, choice):
+    tile = _choose(geometry, dtype, "input", choice)
+    if not usable(geometry, dtype):
+        return 0, False
+    sides = tiles_for(geometry.kernel_height)
+    if choice != "auto":
+        sides = [choice] if choice in sides else []
+    costs = {side: cost(geometry, side, "outputs") for side in sides if winograd_input.fits(geometry, side, dtype)}
+    if not costs:
+        return tile, False
+    best = min(costs, key=costs.get)
+    limit = cost(geometry, tile, "input") * (1 if tile else WORTHWHILE)
+    return (best, True) if costs[best] < limit else (tile, False)
+
+
 def cost(geometry, tile, gradient=None):
-    """Multiply-adds of a direct sum (tile 0), or those which take as long as tiles of this size."""
+    """Multiply-adds of a direct sum (tile 0), or those which take as long as tiles of this size.
+
+    `gradient` is as in `choose`, or 'outputs': the gradient by input by tiles of outputs.
+    """
     g = geometry
     if not tile:
         taps = _taps_inside(g.height, g.kernel_height, g.dilation_height, g.pad_top, g.out_height)
@@ -194,8 +228,9 @@ def cost(geometry, tile, gradient=None):
     of_product, of_source, of_target, of_filter = COSTS[tile, g.kernel_height]
     if gradient == "filters":
         of_product *= SUMS_FAR_AWAY
+    if gradient in ("filters", "outputs"):
         of_target = of_source  # of dz, too, more numbers are made than there were
-    else:
+    if gradient != "filters":
         tiles = -(-tiles // WIDE_ROWS) * WIDE_ROWS
     products = g.channels * g.out_channels
     return tiles * (of_product * products + of_source * source[3] + of_target * target[3]) + of_filter * products
@@ -230,6 +265,7 @@ PLAN = np.dtype(
             "family tile taps points positions square "  # m, r, m + r - 1 and its square; side of a tile's cells
             "height width channels first_line first_column "  # of the source, and where its cells for target 0, 0 start
             "dilation_height dilation_width "
+            "pool_height pool_width unpool_height unpool_width "  # windows of max pooling on target and source; 0: none
             "target_height target_width targets tile_lines tile_columns tiles "
             "block tasks panels packed_size "  # tiles of a task
             "packed_step input_step product_step "  # from one position of U, V, or M, to the next
@@ -253,7 +289,7 @@ def _block(tiles, bytes_of_tile):
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(geometry, dtype, tile, backward):
+def _plan(geometry, dtype, tile, backward, window=NO_WINDOW):
     """The numbers of one correlation, its tables, and how much scratch memory it takes."""
     g = geometry
     taps = g.kernel_height
@@ -271,6 +307,8 @@ def _plan(geometry, dtype, tile, backward):
     n["first_line"] = g.pad_top - reach_height if backward else -g.pad_top
     n["first_column"] = g.pad_left - reach_width if backward else -g.pad_left
     n["dilation_height"], n["dilation_width"] = g.dilation_height, g.dilation_width
+    n["pool_height"], n["pool_width"] = NO_WINDOW if backward else window
+    n["unpool_height"], n["unpool_width"] = window if backward else NO_WINDOW
     n["tile_lines"], n["tile_columns"] = lines.size, columns.size
     n["tiles"] = g.batch * lines.size * columns.size
     panel = 2 * lanes(dtype)
@@ -292,7 +330,7 @@ def _plan(geometry, dtype, tile, backward):
 
 
 @functools.lru_cache(maxsize=256)
-def _gradient_plan(geometry, dtype, tile):
+def _gradient_plan(geometry, dtype, tile, window):
     """The same for the gradient by filters: one record for x, one for dz."""
     g = geometry
     plan, tables, _ = _plan(geometry, dtype, tile, False)
@@ -309,6 +347,7 @@ def _gradient_plan(geometry, dtype, tile):
     x, dz = plan
     dz["square"], dz["first_line"], dz["first_column"] = tile, 0, 0
     _, dz["height"], dz["width"], dz["channels"] = g.output_shape
+    dz["unpool_height"], dz["unpool_width"] = window
     for n in plan:
         n["block"], n["tasks"], n["slot_size"] = block, -(-tiles // block), slot_size
     x["input_step"] = block * g.channels + panel
@@ -323,30 +362,38 @@ def _gradient_plan(geometry, dtype, tile):
 
 
 @prepared
-def correlate2d(x, filters, bias, geometry, activation, alpha, y, tile):
+def correlate2d(x, filters, bias, geometry, activation, alpha, y, tile, window=NO_WINDOW, winner=NO_WINNERS):
     """Forward, by tiles of tile x tile outputs."""
-    plan, tables, scratch_size = _plan(geometry, x.dtype, tile, False)
+    plan, tables, scratch_size = _plan(geometry, x.dtype, tile, False, window)
     scratch = workspace(scratch_size, x.dtype)
     none = zeros(x.dtype)
-    return _correlate, (x, x, LINEAR, 0.0, filters, False, bias, activation, alpha, y, plan, tables, scratch, none)
+    return _correlate, (
+        x, x, winner, LINEAR, 0.0, filters, False, bias, activation, alpha, y, plan, tables, scratch, none
+    )  # fmt: skip
 
 
 @prepared
-def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx, tile):
+def correlate2d_gradient_input(
+    dy, y, filters, geometry, activation, alpha, dx, tile, window=NO_WINDOW, winner=NO_WINNERS
+):
     """Gradient by input, by tiles of tile x tile inputs."""
-    plan, tables, scratch_size = _plan(geometry, dx.dtype, tile, True)
+    plan, tables, scratch_size = _plan(geometry, dx.dtype, tile, True, window)
     scratch = workspace(scratch_size, dx.dtype)
     none = zeros(dx.dtype, geometry.channels)
-    return _correlate, (dy, y, activation, alpha, filters, True, none, LINEAR, 0.0, dx, plan, tables, scratch, none)
+    return _correlate, (
+        dy, y, winner, activation, alpha, filters, True, none, LINEAR, 0.0, dx, plan, tables, scratch, none
+    )  # fmt: skip
 
 
 @prepared
-def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias, tile):
+def correlate2d_gradient_filters(
+    x, dy, y, geometry, activation, alpha, dfilters, dbias, tile, window=NO_WINDOW, winner=NO_WINNERS
+):
     """Gradient by filters and bias, by tiles of tile x tile outputs."""
-    plan, tables, slots, scratch_size = _gradient_plan(geometry, x.dtype, tile)
+    plan, tables, slots, scratch_size = _gradient_plan(geometry, x.dtype, tile, window)
     scratch = workspace(scratch_size, x.dtype)
     none = zeros(x.dtype, geometry.out_channels)
-    return _gradient_filters, (x, dy, y, activation, alpha, dfilters, dbias, plan, tables, slots, scratch, none)
+    return _gradient_filters, (x, dy, y, winner, activation, alpha, dfilters, dbias, plan, tables, slots, scratch, none)
 
 
 # ------------------------------------------------------------------ forward and gradient by input
@@ -354,8 +401,9 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _correlate(
-    source, values, slope, slope_alpha, filters, turned, bias, activation, alpha, target, numbers, tables, scratch, none
-):
+    source, values, winner, slope, slope_alpha, filters, turned, bias, activation, alpha, target,
+    numbers, tables, scratch, none,
+):  # fmt: skip
     """Target from source: both directions.  `values` gives the slopes by which the source is multiplied first."""
     plan = numbers[0]
     packed, rest = scratch[: plan.packed_size], scratch[plan.packed_size :]
@@ -363,8 +411,8 @@ def _correlate(
     share(
         _correlate_blocks,
         (
-            source.reshape(-1), values.reshape(-1), slope, slope_alpha, packed, bias, activation, alpha,
-            target.reshape(-1), numbers, tables, rest, none,
+            source.reshape(-1), values.reshape(-1), winner.reshape(-1), slope, slope_alpha, packed, bias,
+            activation, alpha, target.reshape(-1), numbers, tables, rest, none,
         ),
         plan.tasks,
         plan.tiles * plan.positions * plan.channels * plan.targets,
@@ -397,7 +445,7 @@ def _transform_filters(first, last, worker, filters, turned, packed, numbers, sc
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _correlate_blocks(
-    first, last, worker, source, values, slope, slope_alpha, packed, bias, activation, alpha, target,
+    first, last, worker, source, values, winner, slope, slope_alpha, packed, bias, activation, alpha, target,
     numbers, tables, scratch, none,
 ):  # fmt: skip
     """All of the target that some blocks of tiles make."""
@@ -411,7 +459,7 @@ def _correlate_blocks(
         tile = task * plan.block
         count = min(plan.block, plan.tiles - tile)
         _transform_inputs(
-            source, values, slope, slope_alpha, tile, count, tables, scratch, own, own + plan.cells, None, plan
+            source, values, winner, slope, slope_alpha, tile, count, tables, scratch, own, own + plan.cells, None, plan
         )  # fmt: skip
         for panel in range(plan.panels):
             start = panel_start(panel, plan.targets, lanes)
@@ -423,8 +471,14 @@ def _correlate_blocks(
                     none, lowest, scratch, own + plan.products + position * plan.product_step, c_rows[:count],
                     np.intp(0), width, bool(0),
                 )  # fmt: skip
-            _transform_outputs(bias, floor, target, tile, count, start, width, tables, scratch, own, plan)
-        if activation > RELU:
+            if plan.pool_height:
+                _pool_outputs(
+                    bias, floor, activation, alpha, target, winner, tile, count, start, width, tables, scratch,
+                    own, plan,
+                )  # fmt: skip
+            else:
+                _transform_outputs(bias, floor, target, tile, count, start, width, tables, scratch, own, plan)
+        if activation > RELU and not plan.pool_height:
             _finish_outputs(target, tile, count, activation, alpha, tables, plan)
 
 
@@ -444,13 +498,14 @@ def _part_inside(first, step, count, extent):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _transform_inputs(source, values, slope, alpha, tile, count, tables, scratch, into, gathered, sums, plan):
+def _transform_inputs(source, values, winner, slope, alpha, tile, count, tables, scratch, into, gathered, sums, plan):
     """V of the tiles ``tile .. tile + count - 1``, or, where there are sums of dz to be made as well, dM.
 
     The cells of a tile that reaches beyond the source, or is yet to be multiplied by slopes, are gathered first.
     """
     lanes = REGISTER_BYTES // source.itemsize
     channels, square = plan.channels, plan.square
+    window = plan.unpool_height, plan.unpool_width
     step = plan.input_step
     for number in range(tile, tile + count):
         picture, first_line, first_column = _place_of(number, tables, plan)
@@ -460,7 +515,7 @@ def _transform_inputs(source, values, slope, alpha, tile, count, tables, scratch
         left, right = _part_inside(first_column, plan.dilation_width, square, plan.width)
         start = ((picture * plan.height + first_line) * plan.width + first_column) * channels
         source_line, source_pixel = plan.dilation_height * plan.width * channels, plan.dilation_width * channels
-        if slope == LINEAR and bottom - top == square and right - left == square:
+        if slope == LINEAR and not window[0] and bottom - top == square and right - left == square:
             cells, place, line, pixel = source, start, source_line, source_pixel
         else:
             cells, place, line, pixel = scratch, gathered, square * channels, channels
@@ -469,9 +524,11 @@ def _transform_inputs(source, values, slope, alpha, tile, count, tables, scratch
             at_once = right - left if plan.dilation_width == 1 else 1
             for i in range(top, bottom):
                 for j in range(left, right, max(at_once, 1)):
-                    multiply_by_slope(
-                        source, values, start + i * source_line + j * source_pixel, at_once * channels, slope, alpha,
-                        scratch, gathered + i * line + j * pixel,
+                    pixel_line = picture * plan.height + first_line + i * plan.dilation_height
+                    make_dz(
+                        source, values, winner, window, plan.width, channels,
+                        pixel_line * plan.width + first_column + j * plan.dilation_width, at_once,
+                        slope, alpha, scratch, gathered + i * line + j * pixel,
                     )  # fmt: skip
         if sums is not None:
             for i in range(top, bottom):
@@ -533,6 +590,37 @@ def _transform_outputs(bias, floor, target, tile, count, start, width, tables, s
 
 
 @njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _pool_outputs(
+    bias, floor, activation, alpha, target, winner, tile, count, start, width, tables, scratch, own, plan
+):  # fmt: skip
+    """The same with max pooling after it: a tile's outputs stay in the first-level cache."""
+    lanes = REGISTER_BYTES // target.itemsize
+    m, step, pixel = plan.tile, plan.product_step, 2 * lanes
+    line = m * pixel
+    products, cells = own + plan.products, own + plan.cells
+    window = plan.pool_height, plan.pool_width
+    pooled_height, pooled_width = plan.target_height // window[0], plan.target_width // window[1]
+    for number in range(tile, tile + count):
+        for lane in range(0, width, lanes):
+            shift = min(lane, width - lanes)
+            transform_output(
+                plan.family, scratch, products + shift, plan.points * step, step,
+                scratch, cells + shift, line, pixel, bias, start + shift, floor,
+            )  # fmt: skip
+        if activation > RELU:
+            finish(scratch, cells, cells + m * line, activation, alpha)
+        picture, first_line, first_column = _place_of(number, tables, plan)
+        i, j = first_line // window[0], first_column // window[1]
+        place = ((picture * pooled_height + i) * pooled_width + j) * plan.targets + start
+        for row in range(min(m // window[0], pooled_height - i)):
+            largest_of_windows(
+                scratch, cells + row * window[0] * line, line, pixel, window, min(m // window[1], pooled_width - j),
+                width, target, winner, place + row * pooled_width * plan.targets, plan.targets,
+            )  # fmt: skip
+        products += 2 * lanes
+
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _finish_outputs(target, tile, count, activation, alpha, tables, plan):
     """Apply the activation to the outputs of some tiles."""
     for number in range(tile, tile + count):
@@ -550,20 +638,23 @@ def _finish_outputs(target, tile, count, activation, alpha, tables, plan):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _gradient_filters(x, dy, y, activation, alpha, dfilters, dbias, numbers, tables, slots, scratch, none):
+def _gradient_filters(x, dy, y, winner, activation, alpha, dfilters, dbias, numbers, tables, slots, scratch, none):
     plan = numbers[0]
     sums, rest = scratch[: slots * plan.slot_size], scratch[slots * plan.slot_size :]
     share(
         _add_slots,
-        (x.reshape(-1), dy.reshape(-1), y.reshape(-1), activation, alpha, sums, numbers, tables, slots, rest, none),
+        (
+            x.reshape(-1), dy.reshape(-1), y.reshape(-1), winner.reshape(-1), activation, alpha, sums,
+            numbers, tables, slots, rest, none,
+        ),
         slots,
         plan.tiles * plan.positions * dfilters.size,
-    )
+    )  # fmt: skip
     share(_add_up, (sums, dfilters.reshape(-1), dbias, numbers, slots, rest), plan.channels + 1, slots * plan.slot_size)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, numbers, tables, slots, scratch, none):
+def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, numbers, tables, slots, scratch, none):
     """Each slot's sums over its tiles: of all positions panels of V^T dM, then dbias."""
     plan = numbers[0]
     lanes = REGISTER_BYTES // x.itemsize
@@ -582,10 +673,12 @@ def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, numbers, 
             tile = task * plan.block
             count = min(plan.block, plan.tiles - tile)
             dz, gathered = own + plan.products, own + plan.cells
-            _transform_inputs(x, x, np.intp(LINEAR), alpha, tile, count, tables, scratch, own, gathered, None, plan)
+            _transform_inputs(
+                x, x, winner, np.intp(LINEAR), alpha, tile, count, tables, scratch, own, gathered, None, plan
+            )  # fmt: skip
             of_task[:] = 0
             _transform_inputs(
-                dy, y, activation, alpha, tile, count, tables, scratch, dz, gathered, of_task, numbers[1]
+                dy, y, winner, activation, alpha, tile, count, tables, scratch, dz, gathered, of_task, numbers[1]
             )  # fmt: skip
             for f in range(plan.targets):
                 bias_sums[f] += of_task[f]

@@ -43,3 +43,7 @@ def _zeros(dtype, count):
 def ones(dtype):
     """A vector of ones; not to be written."""
     return np.ones(LINE_BYTES // dtype.itemsize, dtype)
+
+
+# Stands for the winners where there is no pooling.
+NO_WINNERS = np.zeros(1, np.uint8)

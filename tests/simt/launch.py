@@ -156,7 +156,7 @@ class Gpu:
         cuda = SimpleNamespace(device_array=self.empty, to_device=self.to_device, synchronize=lambda: None)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(toolkit, "launch", self.launch)
-            patch.setattr(toolkit, "workspace", self.empty)
+            patch.setattr(toolkit, "workspace", lambda count, dtype, purpose=None: self.empty(count, dtype))
             patch.setattr(device_memory, "cuda", cuda)
             patch.setattr(devices, "cuda_status", lambda: (True, "a machine that executes PTX"))
             yield self

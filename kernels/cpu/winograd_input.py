@@ -1,0 +1,232 @@
+"""The gradient by input as the transpose of Winograd's tiles, for outputs smaller than the input.
+
+The gradient by input is the correlation of dz with the turned filters, which `winograd` computes by tiles of dx.
+Where there is little padding dx is larger than dz, and tiles of dz are fewer: 9 of 4 x 4 for a dz of 12 x 12, and 16
+for its dx of 14 x 14.  Transposing the forward sum of a tile, ``y = A^T [ U * (B^T d B) ] A``, gives what it adds to
+the gradient::
+
+    d += B [ U * (A dz A^T) ] B^T          * : position by position, a product over the filters
+
+Neighbouring tiles' d overlap by the taps but one.  A task has whole pictures to itself and adds their tiles in order,
+so that no sum depends on the number of threads.
+
+What bounds it: the products of the positions; beside them, a tile's d is added to dx in the first-level cache.
+"""
+
+import functools
+import math
+
+import numpy as np
+from numba import njit
+
+from .epilogue import make_dz
+from .prepared import prepared
+from .product import lanes, pack_panel, panel_start, panels, product, steps
+from .simd import REGISTER_BYTES, WIDE_ROWS, add_vector
+from .threads import WORKERS, share
+from .transforms import FAMILIES, transform_filter, transform_gradient, transform_input_gradient
+from .workspace import workspace, zeros
+
+# Bytes of a task's transformed tiles and their products, and tasks that there should be, for several threads.  Tasks
+# are as large as that allows, since each reads all of U, which may be larger than the second-level cache.
+BLOCK_BYTES, FEWEST_TASKS = 512 * 1024, 4
+
+PLAN = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "family tile taps points positions "  # m, r, m + r - 1 and its square
+            "batch height width channels "  # of dz
+            "target_height target_width targets pad_top pad_left "  # of dx
+            "tile_lines tile_columns unpool_height unpool_width "  # tiles of a picture; windows of max pooling, 0: none
+            "pictures tasks panels packed_step packed_size "  # pictures of a task
+            "input_step product_step "  # from one position to the next, before and after the products
+            "products cells scratch_of_worker"  # where a worker keeps what, behind its transformed tiles
+        ).split()
+    ]
+)
+
+
+def fits(geometry, tile, dtype):
+    """Whether the tiles of one picture stay in the cache, and lie side by side."""
+    g = geometry
+    if (g.dilation_height, g.dilation_width) != (1, 1):
+        return False
+    tiles = -(-g.out_height // tile) * -(-g.out_width // tile)
+    return tiles * (tile + g.kernel_height - 1) ** 2 * g.out_channels * dtype.itemsize <= BLOCK_BYTES
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(geometry, dtype, tile, window):
+    """The numbers of one gradient, the tables of its products, and how much scratch memory it takes."""
+    g = geometry
+    taps, panel = g.kernel_height, 2 * lanes(dtype)
+    plan = np.zeros(1, PLAN)
+    n = plan[0]
+    n["family"] = FAMILIES.index((tile, taps))
+    n["tile"], n["taps"], n["points"], n["positions"] = tile, taps, tile + taps - 1, (tile + taps - 1) ** 2
+    n["batch"], n["height"], n["width"], n["channels"] = g.output_shape
+    _, n["target_height"], n["target_width"], n["targets"] = g.input_shape
+    n["pad_top"], n["pad_left"] = g.pad_top, g.pad_left
+    n["unpool_height"], n["unpool_width"] = window
+    n["tile_lines"], n["tile_columns"] = -(-g.out_height // tile), -(-g.out_width // tile)
+    tiles = int(n["tile_lines"] * n["tile_columns"])
+    # As many pictures as make whole tiles of the product.
+    unit = WIDE_ROWS // math.gcd(tiles, WIDE_ROWS)
+    tile_bytes = n["positions"] * (n["channels"] + panel) * dtype.itemsize
+    most = min(BLOCK_BYTES // (tiles * tile_bytes), -(-g.batch // FEWEST_TASKS))
+    pictures = n["pictures"] = min(max(most // unit, 1) * unit, g.batch)
+    n["tasks"] = -(-g.batch // pictures)
+    n["panels"] = panels(g.channels, dtype)
+    # A line of the cache more, lest all positions of a tile fall into one set of the cache.
+    n["packed_step"] = g.out_channels * panel + panel
+    n["packed_size"] = n["panels"] * n["positions"] * n["packed_step"]
+    block = int(pictures) * tiles
+    n["input_step"] = block * n["channels"] + panel
+    n["product_step"] = block * panel + panel
+    n["products"] = n["positions"] * n["input_step"]
+    n["cells"] = n["products"] + n["positions"] * n["product_step"]
+    n["scratch_of_worker"] = n["cells"] + max(tile**2 * n["channels"], n["positions"] * panel) + panel
+    scratch_size = int(n["packed_size"] + WORKERS * max(n["scratch_of_worker"], taps**2 * n["packed_step"]))
+    tables = (
+        steps(block, g.out_channels), steps(g.out_channels, 1), steps(g.out_channels, panel), steps(block, panel),
+    )  # fmt: skip
+    return plan, tables, scratch_size
+
+
+@prepared
+def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx, tile, window, winner):
+    """Gradient by input, by tiles of tile x tile outputs; `window` and `winner` as in `winograd`."""
+    plan, tables, scratch_size = _plan(geometry, dx.dtype, tile, window)
+    scratch = workspace(scratch_size, dx.dtype)
+    return _gradient, (dy, y, winner, activation, alpha, filters, dx, plan, tables, scratch, zeros(dx.dtype))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gradient(dy, y, winner, activation, alpha, filters, dx, numbers, tables, scratch, none):
+    plan = numbers[0]
+    packed, rest = scratch[: plan.packed_size], scratch[plan.packed_size :]
+    share(_transform_filters, (filters.reshape(-1), packed, numbers, rest), plan.panels, packed.size)
+    tiles = plan.batch * plan.tile_lines * plan.tile_columns
+    share(
+        _add_pictures,
+        (
+            dy.reshape(-1), y.reshape(-1), winner.reshape(-1), activation, alpha, packed, dx.reshape(-1),
+            numbers, tables, rest, none,
+        ),
+        plan.tasks,
+        tiles * plan.positions * plan.channels * plan.targets,
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _transform_filters(first, last, worker, filters, packed, numbers, scratch):
+    """U, turned over: a task is one panel of it, of all positions."""
+    plan = numbers[0]
+    lanes = REGISTER_BYTES // packed.itemsize
+    channels, targets, taps, step = plan.channels, plan.targets, plan.taps, plan.packed_step
+    own = worker * taps * taps * step
+    for panel in range(first, last):
+        start = panel_start(panel, targets, lanes)
+        width = min(2 * lanes, targets - start)
+        for tap in range(taps * taps):
+            place = (tap * targets + start) * channels
+            pack_panel(filters, place, channels, channels, width, bool(1), scratch, own + tap * step)
+        into = panel * plan.positions * step
+        for cell in range(0, channels * 2 * lanes, lanes):
+            transform_filter(
+                plan.family, scratch, own + cell, taps * step, step, packed, into + cell, plan.points * step, step
+            )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_pictures(first, last, worker, dy, y, winner, activation, alpha, packed, dx, numbers, tables, scratch, none):
+    """dx of some pictures: of all tiles dz transformed, the products, and what they add."""
+    plan = numbers[0]
+    lanes = REGISTER_BYTES // dx.itemsize
+    lowest, zero = dx.dtype.type(-np.inf), dx.dtype.type(0)
+    own = worker * plan.scratch_of_worker
+    rows, columns, b_rows, c_rows = tables
+    size = plan.target_height * plan.target_width * plan.targets
+    for task in range(first, last):
+        picture = task * plan.pictures
+        pictures = min(plan.pictures, plan.batch - picture)
+        count = pictures * plan.tile_lines * plan.tile_columns
+        for number in range(count):
+            _transform_tile(dy, y, winner, activation, alpha, picture, number, scratch, own, plan)
+        dx[picture * size : (picture + pictures) * size] = zero
+        for panel in range(plan.panels):
+            start = panel_start(panel, plan.targets, lanes)
+            width = min(2 * lanes, plan.targets - start)
+            # Columns that the last panel shares with the one before are there already.
+            shared = panel * 2 * lanes - start
+            for position in range(plan.positions):
+                product(
+                    scratch, own + position * plan.input_step, rows[:count], columns,
+                    packed, (panel * plan.positions + position) * plan.packed_step, b_rows, np.intp(0),
+                    none, lowest, scratch, own + plan.products + position * plan.product_step, c_rows[:count],
+                    np.intp(0), width, bool(0),
+                )  # fmt: skip
+            for number in range(count):
+                _add_tile(dx, picture, number, start, width, shared, scratch, own, plan)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _place_of(picture, number, plan):
+    """Picture, line and column of dz where a tile starts."""
+    tile_line, tile_column = divmod(number, plan.tile_columns)
+    behind, tile_line = divmod(tile_line, plan.tile_lines)
+    return picture + behind, tile_line * plan.tile, tile_column * plan.tile
+
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _transform_tile(dy, y, winner, activation, alpha, picture, number, scratch, own, plan):
+    """``A dz A^T`` of one tile; beyond the picture dz is 0."""
+    lanes = REGISTER_BYTES // dy.itemsize
+    channels, m = plan.channels, plan.tile
+    window = plan.unpool_height, plan.unpool_width
+    picture, first_line, first_column = _place_of(picture, number, plan)
+    lines, pixels = min(m, plan.height - first_line), min(m, plan.width - first_column)
+    gathered = own + plan.cells
+    if lines < m or pixels < m:
+        scratch[gathered : gathered + m * m * channels] = 0
+    for line in range(lines):
+        pixel = (picture * plan.height + first_line + line) * plan.width + first_column
+        place = gathered + line * m * channels
+        make_dz(dy, y, winner, window, plan.width, channels, pixel, pixels, activation, alpha, scratch, place)
+    step = plan.input_step
+    for lane in range(0, channels, lanes):
+        channel = min(lane, channels - lanes)
+        transform_gradient(
+            plan.family, scratch, gathered + channel, m * channels, channels,
+            scratch, own + number * channels + channel, plan.points * step, step,
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _add_tile(dx, picture, number, start, width, shared, scratch, own, plan):
+    """Add ``B M B^T`` of one tile to `width` channels of dx from `start` on, but for the first that are `shared`."""
+    lanes = REGISTER_BYTES // dx.itemsize
+    points, targets, step = plan.points, plan.targets, plan.product_step
+    picture, first_line, first_column = _place_of(picture, number, plan)
+    first_line -= plan.pad_top
+    first_column -= plan.pad_left
+    top, bottom = max(-first_line, 0), min(points, plan.target_height - first_line)
+    left, right = max(-first_column, 0), min(points, plan.target_width - first_column)
+    cells, line, pixel = own + plan.cells, points * 2 * lanes, 2 * lanes
+    for lane in range(0, width, lanes):
+        shift = min(lane, width - lanes)
+        place = own + plan.products + number * 2 * lanes + shift
+        transform_input_gradient(
+            plan.family, scratch, place, points * step, step, scratch, cells + shift, line, pixel
+        )  # fmt: skip
+    for i in range(top, bottom):
+        for j in range(left, right):
+            place = ((picture * plan.target_height + first_line + i) * plan.target_width + first_column + j) * targets
+            cell = cells + i * line + j * pixel
+            if shared == 0 and width % lanes == 0:
+                for lane in range(0, width, lanes):
+                    add_vector(scratch, cell + lane, dx, place + start + lane)
+            else:
+                for channel in range(shared, width):
+                    dx[place + start + channel] += scratch[cell + channel]

@@ -1,0 +1,166 @@
+"""Layers that a model computes together: when, that it makes no difference, and that nobody sees it."""
+
+import numpy as np
+import pytest
+import reference
+from gpuconv.kernels import cpu
+from gpuconv.kernels.cpu import winograd_input
+from gpuconv.kernels.cpu.epilogue import NO_WINDOW
+from gpuconv.kernels.cpu.workspace import NO_WINNERS
+from gpuconv.kernels.geometry import correlation_geometry, poolable, pooled_part, pooling_geometry
+from support import assert_close
+
+import gpuconv
+from gpuconv import layers, models, optimizers
+from gpuconv.fusion import PooledCorrelation, parts_of
+
+SHAPE = (9, 10, 3)
+RANDOM = np.random.default_rng(5)
+X, LABELS = RANDOM.uniform(-1, 1, (11, *SHAPE)), RANDOM.integers(0, 4, 11)
+
+
+class OwnConv2D(layers.Conv2D):
+    """A user's layer."""
+
+
+class OwnMaxPooling2D(layers.MaxPooling2D):
+    """A user's layer, which doubles."""
+
+    def forward(self, x, state, training):
+        return 2 * super().forward(x, state, training)
+
+
+def built(*given):
+    """The layers, with weights."""
+    return models.Sequential([layers.Input(SHAPE), *given]).layers
+
+
+@pytest.mark.parametrize(
+    ("together", "first", "second"),
+    [
+        (True, layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D()),
+        (True, layers.Conv2D(4, 3, padding="same", activation="tanh"), layers.MaxPooling2D((3, 2))),
+        (True, layers.DepthwiseConv2D(2, use_bias=False), layers.MaxPooling2D(2, padding="same")),
+        (False, layers.Conv2D(4, 3, activation="gelu"), layers.MaxPooling2D()),
+        (False, layers.Conv2D(4, 3, activation="softmax"), layers.MaxPooling2D()),
+        (False, layers.Conv2D(4, 3), layers.MaxPooling2D(3, strides=2)),
+        (False, layers.Conv2D(4, 3), layers.MaxPooling2D(2, padding=1)),
+        (False, layers.Conv2D(4, 3), layers.MaxPooling2D(2, strides=3)),
+        (False, layers.Conv2D(4, 3), layers.AveragePooling2D()),
+        (False, layers.ZeroPadding2D(), layers.MaxPooling2D()),
+        (False, OwnConv2D(4, 3), layers.MaxPooling2D()),
+        (False, layers.Conv2D(4, 3), OwnMaxPooling2D()),
+    ],
+)
+def test_what_is_computed_together(together, first, second):
+    given = built(first, second)
+    parts = parts_of(given)
+    assert [type(part) for part in parts] == ([PooledCorrelation] if together else [type(first), type(second)])
+
+
+def test_windows_of_more_cells_than_a_byte_numbers_stay_apart():
+    geometry = correlation_geometry((1, 40, 40, 1), 3, 2)
+    assert poolable(geometry, pooling_geometry(geometry.output_shape, 16))
+    assert not poolable(geometry, pooling_geometry(geometry.output_shape, (16, 17)))
+
+
+def test_only_covered_cells_are_computed():
+    geometry = correlation_geometry((2, 15, 14, 3), 3, 4)
+    part = pooled_part(geometry, pooling_geometry(geometry.output_shape, (2, 5)))
+    assert part.output_shape == (2, 12, 10, 4)
+    assert part.input_shape == geometry.input_shape
+
+
+def network():
+    """Two pairs, of which one leaves cells over, and a dropout between."""
+    model = models.Sequential(
+        [
+            layers.Conv2D(17, 3, padding="same", activation="relu", kernel_regularizer="l2", input_shape=SHAPE),
+            layers.MaxPooling2D(),
+            layers.Dropout(0.2, seed=3),
+            layers.Conv2D(6, 2, activation="elu"),
+            layers.MaxPooling2D((1, 3)),
+            layers.Flatten(),
+            layers.Dense(4),
+        ],
+        dtype="float64",
+    )
+    model.compile(optimizers.SGD(0.1), gpuconv.losses.SparseCategoricalCrossentropy(from_logits=True))
+    weights = np.random.default_rng(6)
+    model.set_weights([weights.uniform(-0.3, 0.3, variable.shape) for variable in model.variables])
+    return model
+
+
+def test_models_with_pairs_and_without_are_the_same(monkeypatch):
+    together, apart = network(), network()
+    predictions = together.predict(X, batch_size=4, verbose=0)
+    history = together.fit(X, LABELS, batch_size=4, epochs=3, shuffle=False, verbose=0).history["loss"]
+    assert sum(isinstance(part, PooledCorrelation) for part in together._parts) == 2
+    monkeypatch.setattr(models, "parts_of", list)
+    np.testing.assert_array_equal(predictions, apart.predict(X, batch_size=4, verbose=0))
+    expected = apart.fit(X, LABELS, batch_size=4, epochs=3, shuffle=False, verbose=0).history["loss"]
+    assert not any(isinstance(part, PooledCorrelation) for part in apart._parts)
+    # The sums over pixels leave out those that no window covers, and so come in another order.
+    np.testing.assert_allclose(history, expected, rtol=1e-11)
+    for one, other in zip(together.get_weights(), apart.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_layers_of_a_pair_work_by_themselves():
+    model = network()
+    model.predict(X, verbose=0)
+    y = X
+    for number, layer in enumerate(model.layers[:2]):
+        state = layer.plan(len(X), model._allocator(f"alone {number}", len(X)), True, True)
+        y = layer.forward(y, state, False)
+        assert y.shape[1:] == layer.output_shape
+    first = model.layers[0]
+    z = reference.correlate2d(X, *model.get_weights()[:2], first.geometry.for_batch(len(X)), reference.RELU, 0.0)
+    expected, _ = reference.max_pool2d(z, model.layers[1].geometry.for_batch(len(X)))
+    assert_close(y, expected, np.float64, 28)
+
+
+def test_the_unpooled_activation_is_not_stored():
+    model = network()
+    model.fit(X, LABELS, batch_size=4, verbose=0)
+    largest = max(array[0].size for (owner, _), array in model._arrays.items() if owner in (0, 1))
+    assert largest < np.prod(model.layers[0].output_shape)
+
+
+@pytest.mark.parametrize(("dtype", "tile"), [(np.float32, 4), (np.float64, 4)])
+@pytest.mark.parametrize(
+    ("shape", "filters", "padding"),
+    [
+        ((3, 15, 14, 17), 20, "valid"),
+        ((7, 6, 6, 33), 9, ((0, 1), (2, 0))),
+        ((1, 9, 3, 28), 16, "same"),
+        ((13, 3, 5, 16), 8, "full"),
+    ],
+)
+def test_gradients_by_tiles_of_outputs(shape, filters, padding, tile, dtype):
+    g = correlation_geometry(shape, 3, filters, padding=padding)
+    random = np.random.default_rng(1)
+    dy, y, weights = (
+        random.uniform(-1, 1, extents).astype(dtype) for extents in (g.output_shape, g.output_shape, g.filters_shape)
+    )
+    results = []
+    before = gpuconv.get_num_threads()
+    for threads in (1, 2):
+        gpuconv.set_num_threads(threads)
+        dx = np.full(g.input_shape, np.nan, dtype)
+        winograd_input.correlate2d_gradient_input(
+            dy, y, weights, g, reference.TANH, 0.0, dx, tile, NO_WINDOW, NO_WINNERS
+        )  # fmt: skip
+        results.append(dx)
+    gpuconv.set_num_threads(before)
+    np.testing.assert_array_equal(*results)
+    expected = reference.correlate2d_gradient_input(dy, y, weights, g, reference.TANH, 0.0)
+    assert_close(results[0], expected, dtype, 9 * filters, np.abs(expected).max() * np.ones_like(expected))
+
+
+def test_tiles_of_outputs_are_taken_where_they_are_fewer():
+    choose = cpu.correlate.winograd.choose_for_input
+    small = correlation_geometry((128, 6, 6, 64), 3, 64)
+    assert choose(small, np.dtype(np.float32)) == (4, True)
+    large = correlation_geometry((2, 112, 112, 64), 3, 64, padding="same")
+    assert not choose(large, np.dtype(np.float32))[1]
