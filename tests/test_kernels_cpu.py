@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cpu
-from gpuconv.kernels.cpu import winograd
+from gpuconv.kernels.cpu import narrow, winograd
 from gpuconv.kernels.cpu.threads import WORKERS
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from hypothesis import given
@@ -180,3 +180,65 @@ def test_many_classes_of_large_filters_are_not_sorted():
     geometry = correlation_geometry((2, 20, 20, 40), 19, 8, padding="same")
     for name in ("correlate2d", "correlate2d_gradient_input"):
         CHECKS[name](cpu, Data(1, np.float32), geometry, 1)
+
+
+# Few channels, whose gradient by input has pixels as lanes: every kind of border, several bands, groups, phases without
+# taps, a line shorter than its zeros, and a picture that sees nothing but padding.
+NARROW = {
+    "valid": correlation_geometry((2, 13, 18, 3), 3, 9),
+    "same": correlation_geometry((2, 13, 17, 1), (4, 3), 8, padding="same"),
+    "full": correlation_geometry((2, 6, 33, 2), (2, 5), 11, padding="full"),
+    "cropped": correlation_geometry((1, 9, 9, 3), 3, 8, padding=((5, 0), (0, 6))),
+    "strides": correlation_geometry((2, 21, 19, 3), 3, 16, 2, "same"),
+    "phases without taps": correlation_geometry((1, 17, 20, 3), (2, 1), 17, (3, 4)),
+    "dilation": correlation_geometry((2, 20, 23, 3), 3, 10, padding="same", dilation=(2, 3)),
+    "dilation and strides": correlation_geometry((1, 22, 25, 3), (3, 2), 8, (3, 2), dilation=(2, 3)),
+    "groups": correlation_geometry((2, 12, 11, 6), 3, 24, padding="same", groups=3),
+    "bands": correlation_geometry((3, 130, 67, 3), 5, 8, (1, 2), "same"),
+    "one pixel": correlation_geometry((1, 1, 1, 3), 3, 8, padding=1),
+}
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("case", NARROW)
+def test_gradient_by_input_of_few_channels(case, dtype):
+    geometry = NARROW[case]
+    assert narrow.usable(geometry, np.dtype(dtype))
+    for activation in (0, 1, 3):
+        CHECKS["correlate2d_gradient_input"](cpu, Data(activation, dtype), geometry, activation)
+
+
+def test_gradient_by_input_of_few_channels_is_bitwise_the_same_for_any_number_of_threads(threads):
+    assert narrow._plan(NARROW["bands"], np.dtype(np.float32)).tables[narrow.PLAN.names.index("bands")] > 1
+    for case in ("bands", "strides", "groups"):
+        results = []
+        for count in (1, 2, WORKERS):
+            threads(count)
+            (dx,) = CHECKS["correlate2d_gradient_input"](cpu, Data(1, np.float32), NARROW[case], 1)
+            results.append(dx.tobytes())
+        assert len(set(results)) == 1
+
+
+def test_special_values_reach_what_they_should_in_gradients_of_few_channels():
+    for case in ("valid", "phases without taps"):
+        check_special_values(cpu, "correlate2d_gradient_input", geometry=NARROW[case], activation=1)
+
+
+def test_few_channels_take_the_usual_way_where_that_is_better():
+    usual = {
+        "one cell": correlation_geometry((2, 9, 9, 3), 1, 16),
+        "few filters": correlation_geometry((2, 9, 9, 3), 3, 3),
+        "many channels": correlation_geometry((2, 9, 9, 16), 3, 16),
+        "too many cells for the cache": correlation_geometry((1, 40, 300, 3), 31, 16),
+    }
+    for geometry in usual.values():
+        assert not narrow.usable(geometry, np.dtype(np.float32))
+        CHECKS["correlate2d_gradient_input"](cpu, Data(1, np.float32), geometry, 0)
+
+
+@pytest.mark.parametrize("shape", [(3, 11, 13, 33), (2, 40, 30, 17)], ids=["whole pictures", "bands"])
+@pytest.mark.parametrize("strides", [1, (2, 3)])
+@pytest.mark.parametrize("activation", [0, 1, 3])
+def test_gradient_by_input_of_one_cell_needs_no_zeros(shape, strides, activation):
+    geometry = correlation_geometry(shape, 1, 24, strides)
+    CHECKS["correlate2d_gradient_input"](cpu, Data(1, np.float32), geometry, activation)

@@ -7,8 +7,8 @@ vector of eight has seven numbers too many.  Here pixels are the columns instead
     dx[u, v, c]             = sum_{a, b} cols[(a, b, c), (i, j)]            u = i s - p + a d,  v likewise
 
 The product wants dz turned over, f by f, which is done for one panel of pixels at a time and stays in the first-level
-cache; the filters are read where they lie.  The sum is one of rows of `cols`, each shifted by its tap, and such a sum is
-a product too, with ones and channels that do not mix: `product_lanewise` keeps the sums in registers.
+cache; the filters are read where they lie.  The sum is one of rows of `cols`, each shifted by its tap, and such a sum
+is a product too, with ones and channels that do not mix: `product_lanewise` keeps the sums in registers.
 
 A row of `cols` is a run of lines with zeros between them, as many as the taps reach beyond a line: so a tap's shift is
 the same for all places, and vectors may run across the ends of lines::
@@ -18,7 +18,9 @@ the same for all places, and vectors may run across the ends of lines::
 With strides, dx falls into phases (see `plan`), each with the taps that reach it: these are sums of their own, from the
 same `cols`.  A task is a band of lines of one picture; what bands share of dz they each compute.
 
-What bounds it is the multiplier, as in any product: turning dz over costs as much as 3 to 4 rows of `cols`.
+What bounds it is the multiplier, as in any product.  dz is read once, dx is written once; `cols` is written and read in
+the second-level cache.  Turning dz over costs as much as some ten rows of `cols`: with fewer than a tile's rows, as for
+filters of one cell, it is not worth it, and `correlate` goes its usual way.
 """
 
 import functools
@@ -54,7 +56,8 @@ PLAN = np.dtype(
 )
 PLAN_SIZE = len(PLAN)
 
-# One phase: its lines count from `line` in steps of the stride, its pixels from `column`; `taps` is the table of shifts.
+# One phase: its lines count from `line` in steps of the stride, its pixels from `column`; at `taps` stand the shifts of
+# its taps.
 PHASE = np.dtype([(name, np.int64) for name in "line column lines pixels line_step column_step taps depth".split()])
 
 
