@@ -40,7 +40,7 @@ def built(*given):
     [
         (True, layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D()),
         (True, layers.Conv2D(4, 3, padding="same", activation="tanh"), layers.MaxPooling2D((3, 2))),
-        (True, layers.DepthwiseConv2D(2, use_bias=False), layers.MaxPooling2D(2, padding="same")),
+        (True, layers.DepthwiseConv2D((2, 3), use_bias=False), layers.MaxPooling2D(2, padding="same")),
         (False, layers.Conv2D(4, 3, activation="gelu"), layers.MaxPooling2D()),
         (False, layers.Conv2D(4, 3, activation="softmax"), layers.MaxPooling2D()),
         (False, layers.Conv2D(4, 3), layers.MaxPooling2D(3, strides=2)),
