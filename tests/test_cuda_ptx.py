@@ -59,16 +59,22 @@ def launches(name, dtype):
         assert all(extent <= 65535 for extent in blocks[1:])
         assert np.prod(threads) <= 1024
         types = tuple(numba.typeof(argument) for argument in arguments)
-        wide = {numba.types.int64, numba.types.uint64, numba.types.float64} - {numba.from_dtype(np.dtype(dtype))}
+        wide = {numba.types.int64, numba.types.float64} - {numba.from_dtype(np.dtype(dtype))}
         assert wide.isdisjoint(types), "a Python number was passed where a NumPy scalar is wanted"
         found[Launch(kernel.py_func, types, int(np.prod(threads)))] = None
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toolkit, "launch", record)
         patch.setattr(toolkit, "workspace", np.empty)
+        patch.setattr(toolkit, "address", address_of)
         for arguments in cases(name, dtype).values():
             getattr(device, name)(*arguments)
     return tuple(found)
+
+
+def address_of(array, first=0):
+    """Stands in for `toolkit.address` with an array of the host."""
+    return np.uint64(array.ctypes.data + first * array.itemsize)
 
 
 @functools.cache
