@@ -42,11 +42,12 @@ both = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda cc: f"sm_{
 
 
 class Launch(NamedTuple):
-    """A kernel with the types it is launched with, and the number of threads of a block."""
+    """A kernel with the types it is launched with, the number of threads of a block, and what registers are for."""
 
     function: object
     types: tuple
     threads: int
+    bounds: tuple | None = None
 
 
 @functools.cache
@@ -61,7 +62,9 @@ def launches(name, dtype):
         types = tuple(numba.typeof(argument) for argument in arguments)
         wide = {numba.types.int64, numba.types.float64} - {numba.from_dtype(np.dtype(dtype))}
         assert wide.isdisjoint(types), "a Python number was passed where a NumPy scalar is wanted"
-        found[Launch(kernel.py_func, types, int(np.prod(threads)))] = None
+        bounds = kernel.targetoptions.get("launch_bounds")
+        assert bounds is None or bounds[0] == np.prod(threads)
+        found[Launch(kernel.py_func, types, int(np.prod(threads)), bounds)] = None
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toolkit, "launch", record)
@@ -78,7 +81,7 @@ def address_of(array, first=0):
 
 
 @functools.cache
-def lowered(function, types):
+def lowered(function, types, bounds=None):
     """The kernel as LLVM code, which is the same for all architectures and takes most of the time.
 
     `test_lowering_once_is_enough` holds this shortcut to the public `cuda.compile`.
@@ -86,14 +89,14 @@ def lowered(function, types):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         library, _ = numba.cuda.compiler._compile_pyfunc_with_fixup(
-            function, types, device=False, abi="numba", cc=CAPABILITIES[0]
+            function, types, device=False, abi="numba", cc=CAPABILITIES[0], launch_bounds=bounds
         )
     return library
 
 
 @functools.cache
-def ptx_of(function, types, capability):
-    return lowered(function, types).get_asm_str(cc=capability)
+def ptx_of(function, types, capability, bounds=None):
+    return lowered(function, types, bounds).get_asm_str(cc=capability)
 
 
 @functools.cache
@@ -118,7 +121,7 @@ def assemble(ptx, capability, folder):
 
 
 def check(launch, capability, folder, dtype="float32"):
-    ptx = ptx_of(launch.function, launch.types, capability)
+    ptx = ptx_of(launch.function, launch.types, capability, launch.bounds)
     assert f".target sm_{capability[0]}{capability[1]}" in ptx
     assert "__local_depot" not in ptx, "an array is left in local memory instead of registers"
     if dtype == "float32":

@@ -35,12 +35,16 @@ import numpy as np
 from ..geometry import int32_geometry
 from . import tiles, toolkit
 from .correlate_filters import correlate2d_gradient_filters, multiply_tiles  # noqa: F401 (the first is offered here)
+from .correlate_first import correlate_first, suits
 from .formulas import activate, pixel_gradient, pixel_place, quotient
 from .toolkit import cuda
 
 
 def correlate2d(x, filters, bias, geometry, activation, alpha, y):
     """``y = activation(correlate2d(x, filters) + bias)``."""
+    if y.dtype == np.float32 and suits(geometry):
+        correlate_first(x, filters, bias, geometry, activation, alpha, y)
+        return
     x, filters, bias, y = (toolkit.flat(array) for array in (x, filters, bias, y))
     g = int32_geometry(geometry)
     real = y.dtype.type

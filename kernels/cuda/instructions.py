@@ -113,6 +113,21 @@ if SIMULATED:
         a = _right_strip(left, rows, depth, left_stride, row_step).T
         _add_product(sums, a, _right_strip(right, columns, depth, right_stride, column_step))
 
+    def multiply_patches(sums, patches, weights, kernel_width, channels, stride, row_step, columns, filter_step):
+        """Add to the sums of 2 x 4 pixels and 8 filters what one kernel row makes of the row of x under it.
+
+        The four patches of a row of pixels begin at ``patches + r * row_step``, `stride` cells of `channels` numbers
+        apart, at a multiple of 16 bytes.  Weights of filters ``4 q .. 4 q + 3`` lie at ``weights + k * columns + q *
+        filter_step``, where `k` counts cells and channels.  The register tile `sums` is ``(row, pixel, filter)``.  All
+        numbers but the addresses are constants.
+        """
+        terms, apart = kernel_width * channels, stride * channels
+        b = _right_strip(weights, 8, terms, columns, filter_step)
+        quads = range(0, 3 * apart + terms, 4)
+        lines = [np.concatenate([move(patches, r * row_step + q).cells(4) for q in quads]) for r in range(2)]
+        a = np.array([line[n * apart : n * apart + terms] for line in lines for n in range(4)])
+        _add_product(sums, a, b)
+
     def _right_strip(right, columns, depth, stride, step):
         quads = range(columns // 4)
         return np.array(
@@ -348,6 +363,26 @@ else:
                 quads = [tile.left(k * left_stride + first // 4 * row_step) for first in range(0, rows, 4)]
                 b = tile.right_row(k * right_stride, column_step)
                 tile.add_outer_product([number for quad in quads for number in quad], b)
+            tile.keep()
+            return context.get_dummy_value()
+
+        return types.void(sums, types.uint32, types.uint32, *constants), generate
+
+    @intrinsic
+    def multiply_patches(
+        typing, sums, patches, weights, kernel_width, channels, stride, row_step, columns, filter_step
+    ):
+        constants = kernel_width, channels, stride, row_step, columns, filter_step
+        kernel_width, channels, stride, row_step, columns, filter_step = _constants(*constants)
+        terms, apart = kernel_width * channels, stride * channels
+
+        def generate(context, builder, signature, arguments):
+            tile = _RegisterTile(context, builder, signature, arguments, 8, 8)
+            quads = range(0, 3 * apart + terms, 4)
+            lines = [[number for q in quads for number in tile.left(r * row_step + q)] for r in range(2)]
+            for k in range(terms):
+                a = [line[n * apart + k] for line in lines for n in range(4)]
+                tile.add_outer_product(a, tile.right_row(k * columns, filter_step))
             tile.keep()
             return context.get_dummy_value()
 
