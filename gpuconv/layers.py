@@ -338,11 +338,18 @@ class Conv2D(ActivatedLayer):
 
     def plan(self, batch, array, training, wants_dx):
         state = super().plan(batch, array, training, wants_dx)
-        state.geometry = self.geometry.for_batch(batch)
-        # A depthwise kernel is laid out as the filters of one-channel groups already.
-        state.filters = self.kernel.value.reshape(self.geometry.filters_shape)
-        state.dfilters = self.kernel.gradient.reshape(self.geometry.filters_shape)
+        vars(state).update(vars(self.plan_weights(batch)))
         return state
+
+    def plan_weights(self, batch):
+        """The part of the state that is no array of a batch."""
+        shape = self.geometry.filters_shape
+        return SimpleNamespace(
+            geometry=self.geometry.for_batch(batch),
+            # A depthwise kernel is laid out as the filters of one-channel groups already.
+            filters=self.kernel.value.reshape(shape),
+            dfilters=self.kernel.gradient.reshape(shape),
+        )
 
     def forward(self, x, state, training):
         state.x = x

@@ -19,6 +19,7 @@ from . import callbacks as callback_module
 from . import checks, losses, optimizers, seeds
 from . import device as devices
 from . import metrics as metric_module
+from .fusion import parts_of
 from .layers import Input, Layer, assign_all
 from .recording import recording
 
@@ -461,20 +462,20 @@ class Sequential:
     # ------------------------------------------------------------------ one pass
 
     def _forward(self, x, states, training):
-        for layer, state in zip(self.layers, states.layers, strict=True):
-            x = layer.forward(x, state, training)
+        for part, state in zip(self._parts, states.parts, strict=True):
+            x = part.forward(x, state, training)
         return x
 
     def _backward(self, dy, states):
-        """Back from the output to the first layer that has something to learn."""
-        for number in range(len(self.layers) - 1, states.first - 1, -1):
-            dy = self.layers[number].backward(dy, states.layers[number], number > states.first)
+        """Back from the output to the first part that has something to learn."""
+        for number in range(len(self._parts) - 1, states.first - 1, -1):
+            dy = self._parts[number].backward(dy, states.parts[number], number > states.first)
         return dy
 
     def _loss_and_metrics(self, device, predictions, states):
         """Losses of a batch, their gradient, and metrics."""
         absorbed = getattr(self.layers[-1], "absorbed", False)
-        logits = states.layers[-1].z if absorbed else predictions
+        logits = states.parts[-1].z if absorbed else predictions
         rows = states.losses.shape[0]
         self.loss.compute(
             device, logits.reshape(rows, -1), states.targets, self.loss.from_logits or absorbed,
@@ -592,6 +593,7 @@ class Sequential:
         self._regions = [device.from_host(np.array(part)) for part in (np.array(ends, np.int32), l1, l2)]
         self._penalty_value = device.zeros((1,), self.dtype)
         self.device, self._parameters, self._gradients = device, parameters, gradients
+        self._parts = parts_of(self.layers)
         self._plans, self._arrays, self._capacity = {}, {}, 0
         if self.optimizer is not None:
             self.optimizer.reset()
@@ -628,11 +630,11 @@ class Sequential:
         return self._plans[key]
 
     def _plan(self, batch, training):
-        first = next((i for i, layer in enumerate(self.layers) if _learns(layer)), len(self.layers))
+        first = next((i for i, part in enumerate(self._parts) if _learns(part)), len(self._parts))
         states = SimpleNamespace(batch=batch, first=first)
-        states.layers = [
-            layer.plan(batch, self._allocator(number, batch), training, training and number > first)
-            for number, layer in enumerate(self.layers)
+        states.parts = [
+            part.plan(batch, self._allocator(number, batch), training, training and number > first)
+            for number, part in enumerate(self._parts)
         ]
         array = self._allocator("batch", batch)
         states.x = array("x", self._input)
@@ -716,9 +718,9 @@ def _is_own(part):
     )
 
 
-def _learns(layer):
-    """Whether the layer has weights that training changes."""
-    return any(variable.trainable for variable in layer.variables)
+def _learns(part):
+    """Whether a layer, or a pair of them, has weights that training changes."""
+    return any(variable.trainable for variable in part.variables)
 
 
 def _layer_stem(name):

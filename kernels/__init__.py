@@ -34,6 +34,11 @@ TABLE = {
     "correlate2d": "x filters bias geometry activation alpha y",
     "correlate2d_gradient_input": "dy y filters geometry activation alpha dx",
     "correlate2d_gradient_filters": "x dy y geometry activation alpha dfilters dbias",
+    # correlate_pool: the same and max pooling after it in one, where `geometry.poolable`.  y, dy and winner are those
+    # of the pooling; what lies between is never stored, and dz = 0 but for the winners.
+    "correlate2d_max_pool2d": "x filters bias geometry activation alpha pool y winner",
+    "correlate2d_max_pool2d_gradient_input": "dy y winner filters geometry activation alpha pool dx",
+    "correlate2d_max_pool2d_gradient_filters": "x dy y winner geometry activation alpha pool dfilters dbias",
     # image: one picture without channels, continued beyond its edges by indices of rows and columns; -1 stands
     # for fillvalue.  The CPU computes it in every dtype.
     "correlate_image": "x rows columns fillvalue kernel y",

@@ -213,6 +213,45 @@ def pooling_geometry(input_shape, pool_size, strides=None, padding="valid"):
     return geometry
 
 
+def poolable(geometry, pool):
+    """Whether max pooling can be part of the kernel of the correlation before it.
+
+    Its windows must stand side by side, without padding, and one byte must number the cells of one.
+
+    Examples
+    --------
+    >>> correlation = correlation_geometry((32, 15, 15, 32), 3, 64)
+    >>> poolable(correlation, pooling_geometry(correlation.output_shape, 2))
+    True
+    >>> poolable(correlation, pooling_geometry(correlation.output_shape, 3, 2))
+    False
+    """
+    window = pool.kernel_height, pool.kernel_width
+    return (
+        pool.input_shape == geometry.output_shape
+        and (pool.stride_height, pool.stride_width) == window
+        and (pool.pad_top, pool.pad_bottom, pool.pad_left, pool.pad_right) == (0, 0, 0, 0)
+        and pool.winner_dtype == np.uint8
+    )
+
+
+@lru_cache(maxsize=1024)
+def pooled_part(geometry, pool):
+    """The part of a correlation that the windows of a `poolable` pooling cover: the rest need not be computed.
+
+    Examples
+    --------
+    >>> correlation = correlation_geometry((32, 15, 15, 32), 3, 64)
+    >>> correlation.output_shape
+    (32, 13, 13, 64)
+    >>> pooled_part(correlation, pooling_geometry(correlation.output_shape, 2)).output_shape
+    (32, 12, 12, 64)
+    """
+    return geometry._replace(
+        out_height=pool.out_height * pool.kernel_height, out_width=pool.out_width * pool.kernel_width
+    )
+
+
 @lru_cache(maxsize=1024)
 def int32_geometry(geometry):
     """The geometry in 32-bit integers, for the 32-bit index arithmetic of the CUDA kernels.

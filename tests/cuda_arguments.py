@@ -99,6 +99,48 @@ def _correlate2d_gradient_filters(make):
     }  # fmt: skip
 
 
+def _pooled_correlations():
+    """Correlations whose output has room for windows."""
+    for label, (g, activation) in _CORRELATIONS.items():
+        if label not in ("one pixel", "many channels", "depthwise"):
+            yield label, g, activation, pooling_geometry(g.output_shape, (2, 1) if label == "long sums" else 2)
+
+
+def _correlate2d_max_pool2d(make):
+    return {
+        label: (
+            make.normal(*g.input_shape), make.normal(*g.filters_shape), make.normal(g.out_channels),
+            g, activation, 0.3, pool, make.output(*pool.output_shape), np.full(pool.output_shape, 255, np.uint8),
+        )
+        for label, g, activation, pool in _pooled_correlations()
+    }  # fmt: skip
+
+
+def _pooled_gradient(make, activation, pool):
+    winner = make.random.integers(0, pool.kernel_height * pool.kernel_width, pool.output_shape).astype(np.uint8)
+    return make.normal(*pool.output_shape), make.values_of(activation, *pool.output_shape), winner
+
+
+def _correlate2d_max_pool2d_gradient_input(make):
+    return {
+        label: (
+            *_pooled_gradient(make, activation, pool), make.normal(*g.filters_shape),
+            g, activation, 0.3, pool, make.output(*g.input_shape),
+        )
+        for label, g, activation, pool in _pooled_correlations()
+    }  # fmt: skip
+
+
+def _correlate2d_max_pool2d_gradient_filters(make):
+    return {
+        label: (
+            make.normal(*g.input_shape), *_pooled_gradient(make, activation, pool),
+            g, activation, 0.3, pool, make.output(*g.filters_shape), make.output(g.out_channels),
+        )
+        for label, g, activation, pool in _pooled_correlations()
+    }  # fmt: skip
+
+
 _POOLS = {
     "2 x 2": pooling_geometry((2, 5, 4, 3), 2),
     "overlapping": pooling_geometry((2, 7, 6, 3), (3, 2), (2, 1)),
@@ -348,6 +390,9 @@ _BUILDERS = {
     "correlate2d": _correlate2d,
     "correlate2d_gradient_input": _correlate2d_gradient_input,
     "correlate2d_gradient_filters": _correlate2d_gradient_filters,
+    "correlate2d_max_pool2d": _correlate2d_max_pool2d,
+    "correlate2d_max_pool2d_gradient_input": _correlate2d_max_pool2d_gradient_input,
+    "correlate2d_max_pool2d_gradient_filters": _correlate2d_max_pool2d_gradient_filters,
     "correlate_image": _correlate_image,
     "max_pool2d": _max_pool2d,
     "max_pool2d_gradient": _max_pool2d_gradient,

@@ -13,7 +13,7 @@ from functools import wraps
 import numpy as np
 import reference
 from gpuconv.kernels import TABLE
-from gpuconv.kernels.geometry import correlation_geometry
+from gpuconv.kernels.geometry import correlation_geometry, pooled_part, pooling_geometry
 from support import assert_close, tolerance
 
 MEMORY = {"empty", "zeros", "from_host", "to_host", "copy", "synchronize"}
@@ -247,6 +247,79 @@ def check_max_pool2d_gradient(device, data, geometry):
     expected = reference.max_pool2d_gradient(dy, winner, geometry)
     scale = reference.max_pool2d_gradient(magnitude(dy), winner, geometry)
     assert_close(outputs[0], expected, data.dtype, geometry.kernel_height * geometry.kernel_width, scale)
+    return outputs
+
+
+# ---------------------------------------------------------------------------------------------------
+# correlation and max pooling in one
+
+
+def pooling_after(geometry, window):
+    """Pooling of a correlation's output, by windows cut to its size."""
+    return pooling_geometry(geometry.output_shape, np.minimum(window, geometry.output_shape[1:3]).tolist())
+
+
+@check
+def check_correlate2d_max_pool2d(device, data, geometry, activation, window=(2, 2)):
+    g, pool = geometry, pooling_after(geometry, window)
+    x, filters, bias = data.signal(g.input_shape), data.numbers(g.filters_shape), data.numbers(g.out_channels)
+    inputs = {"x": x, "filters": filters, "bias": bias, "geometry": g, "activation": activation, "alpha": ALPHA}
+    outputs = {"y": data.garbage(pool.output_shape), "winner": winner_garbage(pool)}
+    got = run(device, "correlate2d_max_pool2d", {**inputs, "pool": pool}, outputs)
+    scale = reference.correlate2d(*magnitude(x, filters, bias), g, reference.LINEAR, ALPHA)
+    expected, scale = (
+        reference.max_pool2d(cells, pool)[0]
+        for cells in (reference.correlate2d(x, filters, bias, g, activation, ALPHA), scale)
+    )
+    assert_close(got[0], expected, data.dtype, products(g), scale)
+    # Which of nearly equal cells wins depends on rounding errors: those of one kernel after the other.
+    part = pooled_part(g, pool)
+    (cells,) = run(device, "correlate2d", {**inputs, "geometry": part}, {"y": data.garbage(part.output_shape)})
+    pool = pooling_geometry(part.output_shape, (pool.kernel_height, pool.kernel_width))
+    for one, other in zip(got, run(device, "max_pool2d", {"x": cells, "geometry": pool}, outputs), strict=True):
+        np.testing.assert_array_equal(one, other)
+    return got
+
+
+def pooled_gradient(data, geometry, activation, window):
+    """Inputs of both gradients, and dz with its size in full."""
+    pool = pooling_after(geometry, window)
+    dy, y = data.signal(pool.output_shape), layer_value(data, pool.output_shape, activation)
+    winner = data.random.integers(0, pool.kernel_height * pool.kernel_width, pool.output_shape)
+    inputs = {
+        "dy": dy, "y": y, "winner": winner.astype(np.uint8), "geometry": geometry, "activation": activation,
+        "alpha": ALPHA, "pool": pool,
+    }  # fmt: skip
+    slope = reference.slope_from_value(activation, ALPHA, y)
+    return inputs, *(reference.max_pool2d_gradient(given, winner, pool) for given in (dy * slope, magnitude(dy)))
+
+
+@check
+def check_correlate2d_max_pool2d_gradient_input(device, data, geometry, activation, window=(2, 2)):
+    g = geometry
+    filters = data.numbers(g.filters_shape)
+    inputs, dz, scale = pooled_gradient(data, g, activation, window)
+    outputs = {"dx": data.garbage(g.input_shape)}
+    outputs = run(device, "correlate2d_max_pool2d_gradient_input", {**inputs, "filters": filters}, outputs)
+    expected = reference.correlate2d_gradient_input(dz, dz, filters, g, reference.LINEAR, ALPHA)
+    scale = reference.correlate2d_gradient_input(scale, scale, magnitude(filters), g, reference.LINEAR, ALPHA)
+    terms = g.kernel_height * g.kernel_width * (g.out_channels // g.groups)
+    assert_close(outputs[0], expected, data.dtype, terms, scale)
+    return outputs
+
+
+@check
+def check_correlate2d_max_pool2d_gradient_filters(device, data, geometry, activation, window=(2, 2)):
+    g = geometry
+    x = data.signal(g.input_shape)
+    inputs, dz, scale = pooled_gradient(data, g, activation, window)
+    outputs = {"dfilters": data.garbage(g.filters_shape), "dbias": data.garbage(g.out_channels)}
+    outputs = run(device, "correlate2d_max_pool2d_gradient_filters", {**inputs, "x": x}, outputs)
+    expected = reference.correlate2d_gradient_filters(x, dz, dz, g, reference.LINEAR, ALPHA)
+    scales = reference.correlate2d_gradient_filters(magnitude(x), scale, scale, g, reference.LINEAR, ALPHA)
+    terms = g.batch * g.out_height * g.out_width
+    for got, exact, size in zip(outputs, expected, scales, strict=True):
+        assert_close(got, exact, data.dtype, terms, size)
     return outputs
 
 

@@ -127,6 +127,7 @@ def _arguments(**strategies):
 
 
 _correlation = _arguments(geometry=correlations(), activation=st.sampled_from(FUSABLE))
+_pooled_correlation = _arguments(geometry=correlations(), activation=st.sampled_from(FUSABLE), window=pairs)
 _pooling = _arguments(geometry=poolings())
 _image = _arguments(
     shape=extents((40, 70)).map(tuple),
@@ -170,6 +171,9 @@ CASES = {
     "correlate2d": _correlation,
     "correlate2d_gradient_input": _correlation,
     "correlate2d_gradient_filters": _correlation,
+    "correlate2d_max_pool2d": _pooled_correlation,
+    "correlate2d_max_pool2d_gradient_input": _pooled_correlation,
+    "correlate2d_max_pool2d_gradient_filters": _pooled_correlation,
     "correlate_image": _image,
     "max_pool2d": _pooling,
     "max_pool2d_gradient": _pooling,

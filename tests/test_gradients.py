@@ -129,17 +129,16 @@ def check_slopes(function, decisions, point, gradient, random, error, what):
 
 def decisions_of(layer, state, device):
     """What a layer decided in its last call: arrays that are constant where it has no kink."""
-    if isinstance(layer, layers.MaxPooling2D):
-        return [device.to_host(state.winner)]
+    winners = [device.to_host(state.winner)] if hasattr(state, "winner") else []
     activation = getattr(layer, "activation", None)
     if activation is None:
-        return []
+        return winners
     if hasattr(activation, "threshold"):
         z = device.to_host(state.z)
         return [z > activation.threshold, z >= activation.max_value]
     if activation.name in ("relu", "leaky_relu", "elu"):
-        return [device.to_host(state.y) > 0]
-    return []
+        return [*winners, device.to_host(state.y) > 0]
+    return winners
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -414,8 +413,8 @@ class Trained:
     def decisions(self):
         """What all layers decided in the last step."""
         states = self.model._states(len(self.x), training=True)
-        pairs = zip(self.model.layers, states.layers, strict=True)
-        return [part for layer, state in pairs for part in decisions_of(layer, state, self.model.device)]
+        pairs = zip(self.model._parts, states.parts, strict=True)
+        return [decision for part, state in pairs for decision in decisions_of(part, state, self.model.device)]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

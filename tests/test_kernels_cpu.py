@@ -30,6 +30,9 @@ LARGE_CASES = {
     "correlate2d": LARGE_CORRELATION,
     "correlate2d_gradient_input": LARGE_CORRELATION,
     "correlate2d_gradient_filters": LARGE_CORRELATION,
+    "correlate2d_max_pool2d": LARGE_CORRELATION,
+    "correlate2d_max_pool2d_gradient_input": LARGE_CORRELATION,
+    "correlate2d_max_pool2d_gradient_filters": LARGE_CORRELATION,
     "correlate_image": {"shape": (130, 170), "kernel_size": (5, 7), "beyond": (3, 2)},
     "max_pool2d": LARGE_POOLING,
     "max_pool2d_gradient": LARGE_POOLING,
@@ -135,11 +138,11 @@ def test_results_are_bitwise_the_same_for_any_number_of_threads_and_again(name, 
 @pytest.mark.parametrize("name", [name for name in CHECKS if name.startswith("correlate2d")])
 def test_tiles_are_taken_where_they_are_chosen(name, choice):
     geometry = correlation_geometry((2, 29, 31, 40), 3, 48, padding="same")
-    gradient = {"correlate2d": None, "correlate2d_gradient_input": "input", "correlate2d_gradient_filters": "filters"}
+    gradient = name.rpartition("gradient_")[2] if "gradient" in name else None
     before = gpuconv.get_winograd()
     gpuconv.set_winograd(choice)
     try:
-        tile = winograd.choose(geometry, np.dtype(np.float32), gradient[name])
+        tile = winograd.choose(geometry, np.dtype(np.float32), gradient)
         assert tile == choice if choice != "auto" else tile in (2, 4)
         CHECKS[name](cpu, Data(1, np.float32), geometry, 1)
     finally:

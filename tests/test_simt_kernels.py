@@ -33,6 +33,11 @@ RELUS = [{"shape": (2, 3, 50), "negative_slope": 0.25, "max_value": 1.0, "thresh
 # Rows cross the four rows of a block, columns the 32 lanes of a row.
 MATRICES = [{"shape": (11, 3)}, {"shape": (3, 41)}, {"shape": (1, 1)}]
 COLUMNS = [{"shape": (37, 5)}, {"shape": (3, 35)}]
+# Windows that leave cells over, and one that is as large as the picture.
+POOLED_CORRELATIONS = [
+    {"geometry": correlation_geometry((2, 6, 5, 3), 3, 5, padding="same"), "activation": formulas.RELU},
+    {"geometry": correlation_geometry((1, 9, 8, 2), (3, 2), 3, (2, 1)), "activation": formulas.TANH, "window": (3, 2)},
+]
 SIZES = [{"size": 300}, {"size": 3}]
 CASES = {
     "correlate2d": CORRELATIONS,
@@ -42,6 +47,9 @@ CASES = {
         *CORRELATIONS,
         {"geometry": correlation_geometry((2, 13, 12, 2), 1, 3), "activation": formulas.RELU},
     ],
+    "correlate2d_max_pool2d": POOLED_CORRELATIONS,
+    "correlate2d_max_pool2d_gradient_input": POOLED_CORRELATIONS,
+    "correlate2d_max_pool2d_gradient_filters": POOLED_CORRELATIONS,
     "correlate_image": [
         {"shape": (12, 24), "kernel_size": (2, 3), "beyond": (2, 3)},
         {"shape": (1, 3), "kernel_size": (3, 5), "beyond": (0, 0)},

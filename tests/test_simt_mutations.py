@@ -16,8 +16,8 @@ from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cann
 from test_simt_kernels import CASES
 
 MODULES = (
-    "activation", "correlate", "correlate_filters", "data", "image", "loss", "metric", "normalization", "optimizer",
-    "pad", "pool", "random",
+    "activation", "correlate", "correlate_filters", "correlate_first", "correlate_pool", "data", "image", "loss", "metric",
+    "normalization", "optimizer", "pad", "pool", "random",
 )  # fmt: skip
 
 # Functions of the table that show what a kernel, or a function that kernels share, does.
@@ -25,6 +25,7 @@ SHOWN_BY = {
     "correlate2d_kernel": ["correlate2d"],
     "correlate2d_gradient_input_kernel": ["correlate2d_gradient_input"],
     "correlate2d_gradient_filters_kernel": ["correlate2d_gradient_filters"],
+    "unpool_kernel": ["correlate2d_max_pool2d_gradient_input"],
     "_sum_chunks": ["correlate2d_gradient_filters"],
     "_sum_pixels": ["correlate_image"],
     "_window": ["zero_pad2d", "crop2d"],

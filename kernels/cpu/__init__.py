@@ -2,6 +2,11 @@
 
 from .activation import activate, activate_gradient, relu, relu_gradient, softmax, softmax_gradient
 from .correlate import correlate2d, correlate2d_gradient_filters, correlate2d_gradient_input
+from .correlate_pool import (
+    correlate2d_max_pool2d,
+    correlate2d_max_pool2d_gradient_filters,
+    correlate2d_max_pool2d_gradient_input,
+)
 from .data import gather, sum_into
 from .dense import dense, dense_gradient_input, dense_gradient_kernel
 from .image import correlate_image
@@ -37,6 +42,9 @@ __all__ = [
     "correlate2d",
     "correlate2d_gradient_filters",
     "correlate2d_gradient_input",
+    "correlate2d_max_pool2d",
+    "correlate2d_max_pool2d_gradient_filters",
+    "correlate2d_max_pool2d_gradient_input",
     "correlate_image",
     "crop2d",
     "cross_entropy",

@@ -33,55 +33,78 @@ from numba import njit
 
 from ..formulas import LINEAR, RELU
 from . import winograd
-from .epilogue import finish, multiply_by_slope
+from .epilogue import NO_WINDOW, finish, make_dz
 from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
+from .pool import largest_of_windows
 from .prepared import prepared
 from .product import pack_panel, panel_start, product, product_lanewise
 from .simd import REGISTER_BYTES
 from .threads import share
-from .workspace import ones, workspace
+from .workspace import NO_WINNERS, ones, workspace
 
 
 @prepared
 def correlate2d(x, filters, bias, geometry, activation, alpha, y):
     """Forward."""
-    tile = winograd.choose(geometry, x.dtype)
-    if tile:
-        return winograd.correlate2d.prepare(x, filters, bias, geometry, activation, alpha, y, tile)
-    plan = forward_plan(geometry, x.dtype)
-    scratch = workspace(plan.scratch, x.dtype)
-    return _correlate, (
-        x, x, LINEAR, 0.0, filters, False, bias, activation, alpha, y, plan.tables, scratch, plan.zeros, plan.by_lanes
-    )  # fmt: skip
+    return forward(x, filters, bias, geometry, activation, alpha, NO_WINDOW, y, NO_WINNERS)
 
 
 @prepared
 def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
     """Gradient by input: the correlation of dz with the turned filters, for each phase of the strides."""
-    tile = winograd.choose(geometry, dx.dtype, "input")
-    if tile:
-        return winograd.correlate2d_gradient_input.prepare(dy, y, filters, geometry, activation, alpha, dx, tile)
-    plan = input_gradient_plan(geometry, dx.dtype)
-    scratch = workspace(plan.scratch, dx.dtype)
-    none = plan.zeros
-    return _correlate, (
-        dy, y, activation, alpha, filters, True, none, LINEAR, 0.0, dx, plan.tables, scratch, none, plan.by_lanes
-    )  # fmt: skip
+    return input_gradient(dy, y, NO_WINNERS, filters, geometry, activation, alpha, NO_WINDOW, dx)
 
 
 @prepared
 def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias):
     """Gradient by filters and bias."""
+    return filters_gradient(x, dy, y, NO_WINNERS, geometry, activation, alpha, NO_WINDOW, dfilters, dbias)
+
+
+# With a window of max pooling that comes after, y, dy and winner are the pooling's: see `correlate_pool`.
+
+
+def forward(x, filters, bias, geometry, activation, alpha, window, y, winner):
+    """The compiled function and its arguments, as `prepared` wants them."""
+    tile = winograd.choose(geometry, x.dtype)
+    if tile and winograd.holds_windows(tile, window):
+        return winograd.correlate2d.prepare(x, filters, bias, geometry, activation, alpha, y, tile, window, winner)
+    plan = forward_plan(geometry, x.dtype, window=window)
+    scratch = workspace(plan.scratch, x.dtype)
+    return _correlate, (
+        x, x, winner, LINEAR, 0.0, filters, False, bias, activation, alpha, y, plan.tables, scratch, plan.zeros,
+        plan.by_lanes,
+    )  # fmt: skip
+
+
+def input_gradient(dy, y, winner, filters, geometry, activation, alpha, window, dx):
+    """The same for the gradient by input."""
+    tile = winograd.choose(geometry, dx.dtype, "input")
+    if tile:
+        return winograd.correlate2d_gradient_input.prepare(
+            dy, y, filters, geometry, activation, alpha, dx, tile, window, winner
+        )
+    plan = input_gradient_plan(geometry, dx.dtype, window)
+    scratch = workspace(plan.scratch, dx.dtype)
+    none = plan.zeros
+    return _correlate, (
+        dy, y, winner, activation, alpha, filters, True, none, LINEAR, 0.0, dx, plan.tables, scratch, none,
+        plan.by_lanes,
+    )  # fmt: skip
+
+
+def filters_gradient(x, dy, y, winner, geometry, activation, alpha, window, dfilters, dbias):
+    """The same for the gradient by filters."""
     tile = winograd.choose(geometry, x.dtype, "filters")
     if tile:
         return winograd.correlate2d_gradient_filters.prepare(
-            x, dy, y, geometry, activation, alpha, dfilters, dbias, tile
+            x, dy, y, geometry, activation, alpha, dfilters, dbias, tile, window, winner
         )
-    plan = forward_plan(geometry, x.dtype, sorting=False)
+    plan = forward_plan(geometry, x.dtype, False, window)
     scratch = workspace(plan.scratch, x.dtype)
     return _correlate_gradient_filters, (
-        x, dy, y, activation, alpha, dfilters, dbias, plan.tables, plan.slots, scratch, plan.zeros, ones(x.dtype),
-        plan.by_lanes,
+        x, dy, y, winner, activation, alpha, dfilters, dbias, plan.tables, plan.slots, scratch, plan.zeros,
+        ones(x.dtype), plan.by_lanes,
     )  # fmt: skip
 
 
@@ -90,10 +113,14 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _correlate(
-    source, values, slope, slope_alpha, filters, turned, bias, activation, alpha, target,
+    source, values, winner, slope, slope_alpha, filters, turned, bias, activation, alpha, target,
     tables, scratch, none, lanewise,
 ):  # fmt: skip
-    """Target from source: both directions.  `values` gives the slopes by which the source is multiplied first."""
+    """Target from source: both directions.
+
+    `values` gives the slopes by which the source is multiplied first.  With max pooling, `winner` belongs to the target
+    forward, and to the source backward.
+    """
     plan = numbers_of(tables)
     packed, rest = scratch[: plan.packed_size], scratch[plan.packed_size :]
     panels = plan.groups * plan.target_panels
@@ -102,8 +129,8 @@ def _correlate(
     share(
         _correlate_tasks,
         (
-            source.reshape(-1), values.reshape(-1), slope, slope_alpha, packed, bias, activation, alpha,
-            target.reshape(-1), tables, rest, none, lanewise,
+            source.reshape(-1), values.reshape(-1), winner.reshape(-1), slope, slope_alpha, packed, bias,
+            activation, alpha, target.reshape(-1), tables, rest, none, lanewise,
         ),
         plan.tasks,
         work,
@@ -133,30 +160,43 @@ def _pack_filters(first, last, worker, filters, turned, packed, tables):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _correlate_tasks(
-    first, last, worker, source, values, slope, slope_alpha, packed, bias, activation, alpha, target,
+    first, last, worker, source, values, winner, slope, slope_alpha, packed, bias, activation, alpha, target,
     tables, scratch, none, lanewise,
 ):  # fmt: skip
     plan = numbers_of(tables)
+    window, unpooled = (plan.pool_height, plan.pool_width), (plan.unpool_height, plan.unpool_width)
     lanes = REGISTER_BYTES // source.itemsize
     lowest = source.dtype.type(-np.inf)
     floor = source.dtype.type(0) if activation == RELU else lowest
     own = worker * plan.scratch_of_worker
     wide = own + plan.scratch_size
+    between = wide + plan.wide_size
     width = plan.group_targets
+    line_size = plan.target_width * plan.target_channels
     for task in range(first, last):
         part, band = divmod(task, plan.bands)
         picture = part * plan.pictures
         pictures = min(plan.pictures, plan.batch - picture)
         if plan.scratch_lines:
-            _copy_part(source, values, slope, slope_alpha, picture, pictures, band, scratch, own, plan)
+            _copy_part(
+                source, values, winner, unpooled, slope, slope_alpha, picture, pictures, band, scratch, own, plan
+            )  # fmt: skip
             a, a_origin = scratch, own
         elif plan.scratch_size:
-            size = plan.height * plan.width * plan.channels
-            multiply_by_slope(source, values, picture * size, pictures * size, slope, slope_alpha, scratch, own)
+            pixels = plan.height * plan.width
+            make_dz(
+                source, values, winner, unpooled, plan.width, plan.channels, picture * pixels, pictures * pixels,
+                slope, slope_alpha, scratch, own,
+            )  # fmt: skip
             a, a_origin = scratch, own
         else:
             line = picture * plan.height + band * plan.lines * plan.line_step
             a, a_origin = source, line * plan.width * plan.channels
+        # What is to be pooled is written to scratch memory, which starts with the first line of the task.
+        first_line = picture * plan.target_height + band * plan.lines * plan.target_line_step
+        cells, cells_origin = target, first_line * line_size
+        if window[0]:
+            cells, cells_origin = scratch, between
         for phase in phases_of(tables):
             lines = min(plan.lines, phase.lines - band * plan.lines)
             if lines <= 0:
@@ -165,8 +205,7 @@ def _correlate_tasks(
             rows = tables[phase.rows : phase.rows + count]
             columns = tables[phase.columns : phase.columns + phase.depth]
             places = tables[phase.targets : phase.targets + count]
-            line = picture * plan.target_height + phase.line + band * plan.lines * plan.target_line_step
-            origin = (line * plan.target_width + phase.column) * plan.target_channels
+            origin = cells_origin + phase.line * line_size + phase.column * plan.target_channels
             b_rows = tables[phase.b_rows : phase.b_rows + phase.depth]
             panel = plan.depth * 2 * lanes
             for group in range(plan.groups):
@@ -175,12 +214,12 @@ def _correlate_tasks(
                 if lanewise is not None:
                     product_lanewise(
                         a, a_origin, rows, columns, packed, b, b_rows, panel,
-                        bias, floor, target, origin, places, np.intp(0), width, bool(0),
+                        bias, floor, cells, origin, places, np.intp(0), width, bool(0),
                     )  # fmt: skip
                 elif width >= lanes:
                     product(
                         a, a_origin + group * plan.group_channels, rows, columns, packed, b, b_rows, panel,
-                        bias[shift:], floor, target, origin + shift, places, np.intp(0), width, bool(0),
+                        bias[shift:], floor, cells, origin + shift, places, np.intp(0), width, bool(0),
                     )  # fmt: skip
                 else:
                     product(
@@ -190,18 +229,22 @@ def _correlate_tasks(
                     for row in range(count):
                         for f in range(width):
                             result = scratch[wide + row * 2 * lanes + f] + bias[shift + f]
-                            target[origin + places[row] + shift + f] = floor if result < floor else result
+                            cells[origin + places[row] + shift + f] = floor if result < floor else result
+        lines = pictures * min(plan.lines * plan.target_line_step, plan.target_height - band * plan.lines)
         if activation > RELU:
-            line = picture * plan.target_height + band * plan.lines
-            end = (picture + pictures) * plan.target_height
-            if plan.bands > 1:
-                end = min(line + plan.lines, end)
-            step = plan.target_width * plan.target_channels
-            finish(target, line * step, end * step, activation, alpha)
+            finish(cells, cells_origin, cells_origin + lines * line_size, activation, alpha)
+        if window[0]:
+            pooled_line = line_size // window[1]
+            for line in range(lines // window[0]):
+                largest_of_windows(
+                    cells, cells_origin + line * window[0] * line_size, line_size, plan.target_channels, window,
+                    plan.target_width // window[1], plan.target_channels,
+                    target, winner, (first_line // window[0] + line) * pooled_line, plan.target_channels,
+                )  # fmt: skip
 
 
 @njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _copy_part(source, values, slope, alpha, picture, pictures, band, scratch, own, plan):
+def _copy_part(source, values, winner, window, slope, alpha, picture, pictures, band, scratch, own, plan):
     """A task's part of the source, times the slopes of an activation, with zeros around it."""
     channels = plan.channels
     line_size = plan.scratch_width * channels
@@ -214,9 +257,11 @@ def _copy_part(source, values, slope, alpha, picture, pictures, band, scratch, o
         for line in range(first_line, first_line + plan.scratch_lines):
             if 0 <= line < plan.height:
                 scratch[place : place + left * channels] = 0
-                start = ((n * plan.height + line) * plan.width + first_column) * channels
-                into = place + left * channels
-                multiply_by_slope(source, values, start, inside * channels, slope, alpha, scratch, into)
+                make_dz(
+                    source, values, winner, window, plan.width, channels,
+                    (n * plan.height + line) * plan.width + first_column, inside,
+                    slope, alpha, scratch, place + left * channels,
+                )  # fmt: skip
                 scratch[place + (left + inside) * channels : place + line_size] = 0
             else:
                 scratch[place : place + line_size] = 0
@@ -228,7 +273,7 @@ def _copy_part(source, values, slope, alpha, picture, pictures, band, scratch, o
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _correlate_gradient_filters(
-    x, dy, y, activation, alpha, dfilters, dbias, tables, slots, scratch, none, ones, lanewise
+    x, dy, y, winner, activation, alpha, dfilters, dbias, tables, slots, scratch, none, ones, lanewise
 ):
     plan = numbers_of(tables)
     sums, rest = scratch[: slots * plan.slot_size], scratch[slots * plan.slot_size :]
@@ -236,7 +281,7 @@ def _correlate_gradient_filters(
     share(
         _add_slots,
         (
-            x.reshape(-1), dy.reshape(-1), y.reshape(-1), activation, alpha, sums,
+            x.reshape(-1), dy.reshape(-1), y.reshape(-1), winner.reshape(-1), activation, alpha, sums,
             tables, slots, rest, none, ones, lanewise,
         ),
         slots,
@@ -246,11 +291,14 @@ def _correlate_gradient_filters(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, tables, slots, scratch, none, ones, lanewise):
+def _add_slots(
+    first, last, worker, x, dy, y, winner, activation, alpha, sums, tables, slots, scratch, none, ones, lanewise
+):
     """Each slot's sums over its pixels: panels of dfilters, then dbias."""
     plan, phase = numbers_of(tables), phases_of(tables)[0]
     lanes = REGISTER_BYTES // x.itemsize
     lowest = x.dtype.type(-np.inf)
+    no_window = np.int64(0), np.int64(0)
     own = worker * plan.scratch_of_slot
     dz = own + plan.scratch_size
     width = max(plan.group_targets, lanes)
@@ -271,7 +319,9 @@ def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, tables, s
             count = pictures * min(plan.lines, plan.target_height - band * plan.lines) * plan.target_width
             rows = tables[phase.rows : phase.rows + count]
             if plan.scratch_lines:
-                _copy_part(x, x, np.int64(LINEAR), alpha, picture, pictures, band, scratch, own, plan)
+                _copy_part(
+                    x, x, winner, no_window, np.int64(LINEAR), alpha, picture, pictures, band, scratch, own, plan
+                )
                 a, a_origin = scratch, own
             else:
                 line = picture * plan.height + band * plan.lines * plan.line_step
@@ -279,7 +329,7 @@ def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, tables, s
             pixel = (picture * plan.target_height + band * plan.lines) * plan.target_width
             for begin in range(0, count, PIXEL_BLOCK):
                 end = min(begin + PIXEL_BLOCK, count)
-                _make_dz(dy, y, activation, alpha, pixel + begin, end - begin, scratch, dz, plan)
+                _widened_dz(dy, y, winner, activation, alpha, pixel + begin, end - begin, scratch, dz, plan)
                 for group in range(plan.groups):
                     b = dz + group * plan.group_targets
                     if plan.group_targets < lanes:
@@ -304,11 +354,12 @@ def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, tables, s
 
 
 @njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _make_dz(dy, y, activation, alpha, pixel, count, scratch, dz, plan):
+def _widened_dz(dy, y, winner, activation, alpha, pixel, count, scratch, dz, plan):
     """dz of some pixels: as it lies in dy and, where a group is narrower than a vector, widened after that."""
     lanes = REGISTER_BYTES // dy.itemsize
     channels, width = plan.target_channels, plan.group_targets
-    multiply_by_slope(dy, y, pixel * channels, count * channels, activation, alpha, scratch, dz)
+    window = plan.unpool_height, plan.unpool_width
+    make_dz(dy, y, winner, window, plan.target_width, channels, pixel, count, activation, alpha, scratch, dz)
     if width < lanes:
         widened = dz + count * channels
         for group in range(plan.groups):

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from .epilogue import NO_WINDOW
 from .product import lanes, panels
 from .threads import WORKERS
 from .workspace import zeros
@@ -52,6 +53,8 @@ PLAN = np.dtype(
             "line_step first_line first_column target_line_step "  # source line and column where a band starts
             "scratch_lines scratch_width scratch_size "  # scratch_lines 0: pictures as they are, if they are copied
             "wide_size scratch_of_worker scratch_of_slot "  # for one worker: of a narrow target, all, of a gradient
+            "pool_height pool_width pooled_size "  # windows of max pooling on the target; 0: none
+            "unpool_height unpool_width "  # and on dz, where that is the source
             "depth packed_size wide_rows dz_rows zeros slot_size phases_end"
         ).split()
     ]
@@ -110,19 +113,22 @@ class _Tables:
 
 
 @functools.lru_cache(maxsize=256)
-def forward_plan(geometry, dtype, sorting=True):
-    """Source x, target y: one phase.  Without `sorting` into classes it is also the plan of the gradient by filters."""
+def forward_plan(geometry, dtype, sorting=True, window=NO_WINDOW):
+    """Source x, target y: one phase.  Without `sorting` into classes it is also the plan of the gradient by filters.
+
+    The `window` of max pooling after the correlation, if there is any, divides the output.
+    """
     g = geometry
     vertical = [(0, g.out_height, [(a, a * g.dilation_height - g.pad_top) for a in range(g.kernel_height)])]
     horizontal = [(0, g.out_width, [(b, b * g.dilation_width - g.pad_left) for b in range(g.kernel_width)])]
     strides = g.stride_height, g.stride_width
     padded = bool(g.pad_top or g.pad_bottom or g.pad_left or g.pad_right)
     phases = vertical, horizontal
-    return _plan(g, dtype, g.input_shape, g.output_shape, phases, strides, (1, 1), padded, False, sorting)
+    return _plan(g, dtype, g.input_shape, g.output_shape, phases, strides, (1, 1), padded, False, sorting, window)
 
 
 @functools.lru_cache(maxsize=256)
-def input_gradient_plan(geometry, dtype):
+def input_gradient_plan(geometry, dtype, window=NO_WINDOW):
     """Source dz, target dx: a phase for each remainder by the strides."""
     g = geometry
     phases = (
@@ -130,7 +136,7 @@ def input_gradient_plan(geometry, dtype):
         _phases(g.width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left),
     )
     strides = g.stride_height, g.stride_width
-    return _plan(g, dtype, g.output_shape, g.input_shape, phases, (1, 1), strides, True, True, True)
+    return _plan(g, dtype, g.output_shape, g.input_shape, phases, (1, 1), strides, True, True, True, window)
 
 
 def _phases(extent, kernel, stride, dilation, pad):
@@ -164,7 +170,7 @@ def _taps(classes):
     return sum(len(taps) for _, _, taps in classes)
 
 
-def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, padded, copied, sorting):
+def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, padded, copied, sorting, window):
     batch, height, width, channels = source_shape
     _, target_height, target_width, target_channels = target_shape
     groups, group_channels, group_targets = g.groups, channels // g.groups, target_channels // g.groups
@@ -182,6 +188,8 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, padde
     whole = area <= MOST_PIXELS
     pictures = min(-(-wanted // area), batch) if whole else 1
     lines = most_lines if whole else max(1, wanted // most_pixels)
+    if window[0] and not (whole or copied):
+        lines = max(lines // window[0], 1) * window[0]
     bands = -(-most_lines // lines)
 
     numbers = np.zeros(1, PLAN)
@@ -193,6 +201,9 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, padde
     n["target_panels"] = panels(group_targets, dtype)
     n["pictures"], n["bands"], n["lines"], n["tasks"] = pictures, bands, lines, -(-batch // pictures) * bands
     n["line_step"], n["target_line_step"] = step[0], target_step[0]
+    # dz is the source of the gradient by input; the gradient by filters makes it of the target.
+    n["unpool_height"], n["unpool_width"] = window if copied or not sorting else NO_WINDOW
+    n["pool_height"], n["pool_width"] = window if sorting and not copied else NO_WINDOW
     source_lines, source_width = height, width
     classes = [_classes(*axis) for axis in zip(phases, (height, width), step, target_step, strict=True)]
     entries = group_channels * _taps(classes[0]) * _taps(classes[1])
@@ -241,7 +252,8 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, padde
     n["zeros"] = tables.put(np.zeros(PIXEL_BLOCK))
     n["packed_size"] = groups * n["depth"] * panel_size
     n["wide_size"] = rows * 2 * lanes(dtype) if group_targets < lanes(dtype) else 0
-    n["scratch_of_worker"] = n["scratch_size"] + n["wide_size"]
+    n["pooled_size"] = rows * target_channels if n["pool_height"] else 0
+    n["scratch_of_worker"] = n["scratch_size"] + n["wide_size"] + n["pooled_size"]
     n["scratch_of_slot"] = n["scratch_size"] + PIXEL_BLOCK * (target_channels + groups * lanes(dtype))
     n["slot_size"] = groups * (n["depth"] + 1) * panel_size
     slots = 0

@@ -129,30 +129,49 @@ def _give_to_winner(typing, given, places, out, cells, corner, right, below):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _max_rows_2x2(first, last, worker, x, y, winner, step):
-    lanes = REGISTER_BYTES // x.itemsize
     batch, out_height, out_width, channels = y.shape
     height, width = x.shape[1], x.shape[2]
-    cells, tops, places = x.reshape(-1), y.reshape(-1), winner.reshape(-1)
-    number = winner.dtype.type
-    below = width * channels
     for row in range(first * step, min(last * step, batch * out_height)):
         picture, i = divmod(row, out_height)
-        for j in range(out_width):
-            corner = ((picture * height + 2 * i) * width + 2 * j) * channels
-            out = (row * out_width + j) * channels
-            if channels >= lanes:
-                for c in range(0, channels, lanes):
-                    shift = min(c, channels - lanes)  # the last vector may overlap the one before
-                    _largest_of_four(cells, corner + shift, channels, below, tops, places, out + shift)
-                continue
+        largest_of_windows(
+            x.reshape(-1), (picture * height + 2 * i) * width * channels, width * channels, channels, (2, 2),
+            out_width, channels, y.reshape(-1), winner.reshape(-1), row * out_width * channels, channels,
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def largest_of_windows(cells, corner, below, right, window, count, channels, tops, places, out, next_out):
+    """The largest cells of `count` windows side by side, and their numbers.
+
+    Parameters
+    ----------
+    cells, corner, below, right : array, int, int, int
+        The first window starts at `corner`; from there it is so far to the cell below, and to that on the right.
+    window : pair of int
+        Cells of a window, `NO_WINDOW` excluded.
+    count, channels : int
+    tops, places, out, next_out : array, array, int, int
+        The first window's results go to `out`, the next one's so far behind it.
+    """
+    lanes = REGISTER_BYTES // cells.itemsize
+    number = places.dtype.type
+    for _ in range(count):
+        if window == (2, 2) and channels >= lanes:
+            for c in range(0, channels, lanes):
+                shift = min(c, channels - lanes)  # the last vector may overlap the one before
+                _largest_of_four(cells, corner + shift, right, below, tops, places, out + shift)
+        else:
             for c in range(channels):
                 best, place = cells[corner + c], number(0)
-                for other in range(1, 4):
-                    value = cells[corner + c + other % 2 * channels + other // 2 * below]
-                    if beats(value, best):
-                        best, place = value, number(other)
+                for a in range(window[0]):
+                    for b in range(window[1]):
+                        value = cells[corner + c + a * below + b * right]
+                        if beats(value, best):
+                            best, place = value, number(a * window[1] + b)
                 tops[out + c] = best
                 places[out + c] = place
+        corner += window[1] * right
+        out += next_out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

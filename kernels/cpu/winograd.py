@@ -52,12 +52,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..formulas import LINEAR, RELU
-from .epilogue import finish, multiply_by_slope
+from .epilogue import NO_WINDOW, finish, make_dz
+from .pool import largest_of_windows
 from .prepared import prepared
 from .product import lanes, pack_panel, panel_start, panels, product, steps
 from .simd import FUSED, REGISTER_BYTES, WIDE_ROWS, copy_vector
 from .threads import WORKERS, share
-from .workspace import workspace, zeros
+from .workspace import NO_WINNERS, workspace, zeros
 
 # ------------------------------------------------------------------ the matrices
 
@@ -285,6 +286,11 @@ def usable(geometry, dtype):
     return min(g.channels, g.out_channels) >= max(FEWEST_CHANNELS, lanes(dtype))
 
 
+def holds_windows(tile, window):
+    """Whether a tile of outputs is made of whole windows of the max pooling after it, if there is any."""
+    return not window[0] or (tile % window[0] == 0 and tile % window[1] == 0)
+
+
 def choose(geometry, dtype, gradient=None):
     """The tile for a correlation or one of its gradients: 0 (the direct sum), 2 or 4, as `set_winograd` said.
 
@@ -360,6 +366,7 @@ PLAN = np.dtype(
             "tile square positions "  # m, m + 2, its square
             "height width channels first_line first_column "  # of the source, and where the first tile of it starts
             "target_height target_width targets tile_lines tile_columns tiles "
+            "pool_height pool_width unpool_height unpool_width "  # windows on the target, and on the source; 0: none
             "overlap block tasks panels packed_size "  # cells that tiles share with the next, tiles of a task
             "input_step product_step "  # from one position of V, or of M, to the next
             "products cells scratch_of_worker slot_size"  # where a worker keeps M, after V, and what it gathers
@@ -369,7 +376,7 @@ PLAN = np.dtype(
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(geometry, dtype, tile, backward):
+def _plan(geometry, dtype, tile, backward, window=NO_WINDOW):
     """The numbers of one correlation, the tables of its products, and how much scratch memory it takes."""
     g = geometry
     source, target = (g.output_shape, g.input_shape) if backward else (g.input_shape, g.output_shape)
@@ -380,6 +387,8 @@ def _plan(geometry, dtype, tile, backward):
     _, n["target_height"], n["target_width"], n["targets"] = target
     n["first_line"] = g.pad_top - 2 if backward else -g.pad_top
     n["first_column"] = g.pad_left - 2 if backward else -g.pad_left
+    n["pool_height"], n["pool_width"] = NO_WINDOW if backward else window
+    n["unpool_height"], n["unpool_width"] = window if backward else NO_WINDOW
     n["tile_lines"], n["tile_columns"] = -(-target[1] // tile), -(-target[2] // tile)
     n["tiles"] = g.batch * n["tile_lines"] * n["tile_columns"]
     panel = 2 * lanes(dtype)
@@ -404,7 +413,7 @@ def _plan(geometry, dtype, tile, backward):
 
 
 @functools.lru_cache(maxsize=256)
-def _gradient_plan(geometry, dtype, tile):
+def _gradient_plan(geometry, dtype, tile, window):
     """The same for the gradient by filters: one record for x, one for dz."""
     g = geometry
     plan = np.repeat(_plan(geometry, dtype, tile, False)[0], 2)
@@ -417,6 +426,7 @@ def _gradient_plan(geometry, dtype, tile):
     x, dz = plan
     dz["square"], dz["overlap"], dz["first_line"], dz["first_column"] = tile, 0, 0, 0
     _, dz["height"], dz["width"], dz["channels"] = g.output_shape
+    dz["unpool_height"], dz["unpool_width"] = window
     for n in plan:
         n["block"], n["tasks"] = block, tasks
         n["input_step"] = block * n["channels"] + panel
@@ -434,30 +444,38 @@ def _gradient_plan(geometry, dtype, tile):
 
 
 @prepared
-def correlate2d(x, filters, bias, geometry, activation, alpha, y, tile):
+def correlate2d(x, filters, bias, geometry, activation, alpha, y, tile, window=NO_WINDOW, winner=NO_WINNERS):
     """Forward, by tiles of 2 x 2 or 4 x 4 outputs."""
-    plan, tables, scratch_size = _plan(geometry, x.dtype, tile, False)
+    plan, tables, scratch_size = _plan(geometry, x.dtype, tile, False, window)
     scratch = workspace(scratch_size, x.dtype)
     none = zeros(x.dtype)
-    return _correlate, (x, x, LINEAR, 0.0, filters, False, bias, activation, alpha, y, plan, tables, scratch, none)
+    return _correlate, (
+        x, x, winner, LINEAR, 0.0, filters, False, bias, activation, alpha, y, plan, tables, scratch, none
+    )  # fmt: skip
 
 
 @prepared
-def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx, tile):
+def correlate2d_gradient_input(
+    dy, y, filters, geometry, activation, alpha, dx, tile, window=NO_WINDOW, winner=NO_WINNERS
+):
     """Gradient by input, by tiles of 2 x 2 or 4 x 4 inputs."""
-    plan, tables, scratch_size = _plan(geometry, dx.dtype, tile, True)
+    plan, tables, scratch_size = _plan(geometry, dx.dtype, tile, True, window)
     scratch = workspace(scratch_size, dx.dtype)
     none = zeros(dx.dtype, geometry.channels)
-    return _correlate, (dy, y, activation, alpha, filters, True, none, LINEAR, 0.0, dx, plan, tables, scratch, none)
+    return _correlate, (
+        dy, y, winner, activation, alpha, filters, True, none, LINEAR, 0.0, dx, plan, tables, scratch, none
+    )  # fmt: skip
 
 
 @prepared
-def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias, tile):
+def correlate2d_gradient_filters(
+    x, dy, y, geometry, activation, alpha, dfilters, dbias, tile, window=NO_WINDOW, winner=NO_WINNERS
+):
     """Gradient by filters and bias, by tiles of 2 x 2 or 4 x 4 outputs."""
-    plan, tables, slots, scratch_size = _gradient_plan(geometry, x.dtype, tile)
+    plan, tables, slots, scratch_size = _gradient_plan(geometry, x.dtype, tile, window)
     scratch = workspace(scratch_size, x.dtype)
     none = zeros(x.dtype, geometry.out_channels)
-    return _gradient_filters, (x, dy, y, activation, alpha, dfilters, dbias, plan, tables, slots, scratch, none)
+    return _gradient_filters, (x, dy, y, winner, activation, alpha, dfilters, dbias, plan, tables, slots, scratch, none)
 
 
 # ------------------------------------------------------------------ forward and gradient by input
@@ -465,8 +483,9 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _correlate(
-    source, values, slope, slope_alpha, filters, turned, bias, activation, alpha, target, numbers, tables, scratch, none
-):
+    source, values, winner, slope, slope_alpha, filters, turned, bias, activation, alpha, target,
+    numbers, tables, scratch, none,
+):  # fmt: skip
     """Target from source: both directions.  `values` gives the slopes by which the source is multiplied first."""
     plan = numbers[0]
     packed, rest = scratch[: plan.packed_size], scratch[plan.packed_size :]
@@ -474,8 +493,8 @@ def _correlate(
     share(
         _correlate_blocks,
         (
-            source.reshape(-1), values.reshape(-1), slope, slope_alpha, packed, bias, activation, alpha,
-            target.reshape(-1), numbers, tables, rest, none,
+            source.reshape(-1), values.reshape(-1), winner.reshape(-1), slope, slope_alpha, packed, bias,
+            activation, alpha, target.reshape(-1), numbers, tables, rest, none,
         ),
         plan.tasks,
         plan.tiles * plan.positions * plan.channels * plan.targets,
@@ -510,7 +529,7 @@ def _transform_filters(first, last, worker, filters, turned, packed, numbers, sc
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _correlate_blocks(
-    first, last, worker, source, values, slope, slope_alpha, packed, bias, activation, alpha, target,
+    first, last, worker, source, values, winner, slope, slope_alpha, packed, bias, activation, alpha, target,
     numbers, tables, scratch, none,
 ):  # fmt: skip
     """All of the target that some blocks of tiles make."""
@@ -524,7 +543,9 @@ def _correlate_blocks(
     for task in range(first, last):
         tile = task * plan.block
         count = min(plan.block, plan.tiles - tile)
-        _transform_inputs(source, values, slope, slope_alpha, tile, count, scratch, own, own + plan.cells, none, plan)
+        _transform_inputs(
+            source, values, winner, slope, slope_alpha, tile, count, scratch, own, own + plan.cells, none, plan
+        )  # fmt: skip
         for panel in range(plan.panels):
             start = panel_start(panel, plan.targets, lanes)
             width = min(2 * lanes, plan.targets - start)
@@ -535,13 +556,18 @@ def _correlate_blocks(
                     none, lowest, scratch, own + plan.products + position * plan.product_step, c_rows[:count],
                     np.intp(0), width, bool(0),
                 )  # fmt: skip
-            _transform_outputs(bias, floor, target, tile, count, start, width, scratch, own, numbers)
-        if activation > RELU:
+            if plan.pool_height:
+                _pool_outputs(
+                    bias, floor, activation, alpha, target, winner, tile, count, start, width, scratch, own, numbers
+                )  # fmt: skip
+            else:
+                _transform_outputs(bias, floor, target, tile, count, start, width, scratch, own, numbers)
+        if activation > RELU and not plan.pool_height:
             _finish_outputs(target, tile, count, activation, alpha, numbers)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _transform_inputs(source, values, slope, alpha, tile, count, scratch, into, gathered, sums, plan):
+def _transform_inputs(source, values, winner, slope, alpha, tile, count, scratch, into, gathered, sums, plan):
     """V of the tiles ``tile .. tile + count - 1``, or of the gradient by filters dM and the sums of dz.
 
     The tiles of one line are taken together.  Where they reach beyond the source, or it is yet to be multiplied by
@@ -549,6 +575,7 @@ def _transform_inputs(source, values, slope, alpha, tile, count, scratch, into, 
     """
     lanes = REGISTER_BYTES // source.itemsize
     channels = plan.channels
+    window = plan.unpool_height, plan.unpool_width
     done = 0
     while done < count:
         tile_line, tile_column = divmod(tile + done, plan.tile_columns)
@@ -557,7 +584,7 @@ def _transform_inputs(source, values, slope, alpha, tile, count, scratch, into, 
         first_line = tile_line * plan.tile + plan.first_line
         first_column = tile_column * plan.tile + plan.first_column
         pixels = run * plan.tile + plan.overlap
-        inside = slope == LINEAR and first_line >= 0 and first_line + plan.square <= plan.height
+        inside = slope == LINEAR and not window[0] and first_line >= 0 and first_line + plan.square <= plan.height
         if inside and first_column >= 0 and first_column + pixels <= plan.width:
             cells, line = source, plan.width * channels
             place = (picture * plan.height + first_line) * line + first_column * channels
@@ -570,9 +597,11 @@ def _transform_inputs(source, values, slope, alpha, tile, count, scratch, into, 
                 cell = place + row * line
                 if 0 <= first_line + row < plan.height:
                     scratch[cell : cell + left * channels] = 0
-                    start = ((picture * plan.height + first_line + row) * plan.width + first_column + left) * channels
-                    size = (right - left) * channels
-                    multiply_by_slope(source, values, start, size, slope, alpha, scratch, cell + left * channels)
+                    make_dz(
+                        source, values, winner, window, plan.width, channels,
+                        (picture * plan.height + first_line + row) * plan.width + first_column + left, right - left,
+                        slope, alpha, scratch, cell + left * channels,
+                    )  # fmt: skip
                     scratch[cell + right * channels : cell + line] = 0
                 else:
                     scratch[cell : cell + line] = 0
@@ -641,6 +670,45 @@ def _transform_outputs(bias, floor, target, tile, count, start, width, scratch, 
 
 
 @njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _pool_outputs(
+    bias, floor, activation, alpha, target, winner, tile, count, start, width, scratch, own, numbers
+):  # fmt: skip
+    """The same with max pooling after it: a tile's outputs stay in the first-level cache."""
+    plan = numbers[0]
+    lanes = REGISTER_BYTES // target.itemsize
+    step, m, pixel = plan.product_step, plan.tile, 2 * lanes
+    window = plan.pool_height, plan.pool_width
+    pooled_height, pooled_width = plan.target_height // window[0], plan.target_width // window[1]
+    cells = own + plan.cells
+    for done in range(count):
+        tile_line, tile_column = divmod(tile + done, plan.tile_columns)
+        picture, tile_line = divmod(tile_line, plan.tile_lines)
+        lines = min(m, plan.target_height - tile_line * m) // window[0]
+        pixels = min(m, plan.target_width - tile_column * m) // window[1]
+        for lane in range(0, width, lanes):
+            shift = min(lane, width - lanes)
+            m_place = own + plan.products + done * 2 * lanes + shift
+            place = cells + shift
+            if m == 2:
+                outputs_2(
+                    scratch, m_place, 4 * step, step, scratch, place, m * pixel, pixel, bias, start + shift, floor
+                )
+            else:
+                outputs_4(
+                    scratch, m_place, 6 * step, step, scratch, place, m * pixel, pixel, bias, start + shift, floor
+                )
+        if activation > RELU:
+            finish(scratch, cells, cells + m * m * pixel, activation, alpha)
+        for i in range(lines):
+            line = picture * pooled_height + tile_line * m // window[0] + i
+            place = (line * pooled_width + tile_column * m // window[1]) * plan.targets + start
+            largest_of_windows(
+                scratch, cells + i * window[0] * m * pixel, m * pixel, pixel, window, pixels, width,
+                target, winner, place, plan.targets,
+            )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _finish_outputs(target, tile, count, activation, alpha, numbers):
     """Apply the activation to the outputs of some tiles."""
     plan = numbers[0]
@@ -660,20 +728,23 @@ def _finish_outputs(target, tile, count, activation, alpha, numbers):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _gradient_filters(x, dy, y, activation, alpha, dfilters, dbias, numbers, tables, slots, scratch, none):
+def _gradient_filters(x, dy, y, winner, activation, alpha, dfilters, dbias, numbers, tables, slots, scratch, none):
     plan = numbers[0]
     sums, rest = scratch[: slots * plan.slot_size], scratch[slots * plan.slot_size :]
     share(
         _add_slots,
-        (x.reshape(-1), dy.reshape(-1), y.reshape(-1), activation, alpha, sums, numbers, tables, slots, rest, none),
+        (
+            x.reshape(-1), dy.reshape(-1), y.reshape(-1), winner.reshape(-1), activation, alpha, sums,
+            numbers, tables, slots, rest, none,
+        ),
         slots,
         plan.tiles * plan.positions * dfilters.size,
-    )
+    )  # fmt: skip
     share(_add_up, (sums, dfilters.reshape(-1), dbias, numbers, slots, rest), plan.channels + 1, slots * plan.slot_size)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, numbers, tables, slots, scratch, none):
+def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, numbers, tables, slots, scratch, none):
     """Each slot's sums over its tiles: of all positions panels of V^T dM, then dbias."""
     plan = numbers[0]
     lanes = REGISTER_BYTES // x.itemsize
@@ -692,9 +763,11 @@ def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, numbers, 
             tile = task * plan.block
             count = min(plan.block, plan.tiles - tile)
             dz, gathered = own + plan.products, own + plan.cells
-            _transform_inputs(x, x, np.intp(LINEAR), alpha, tile, count, scratch, own, gathered, none, plan)
+            _transform_inputs(x, x, winner, np.intp(LINEAR), alpha, tile, count, scratch, own, gathered, none, plan)
             of_task[:] = 0
-            _transform_inputs(dy, y, activation, alpha, tile, count, scratch, dz, gathered, of_task, numbers[1])
+            _transform_inputs(
+                dy, y, winner, activation, alpha, tile, count, scratch, dz, gathered, of_task, numbers[1]
+            )  # fmt: skip
             for f in range(plan.targets):
                 bias_sums[f] += of_task[f]
             for position in range(plan.positions):

@@ -43,3 +43,7 @@ def _zeros(dtype, count):
 def ones(dtype):
     """A one; not to be written."""
     return np.ones(1, dtype)
+
+
+# Stands for the winners where there is no pooling.
+NO_WINNERS = np.zeros(1, np.uint8)

@@ -65,17 +65,19 @@ def bounds(threads, blocks):
 _workspaces = threading.local()
 
 
-def workspace(count, dtype):
+def workspace(count, dtype, purpose="sums"):
     """Scratch memory of at least `count` elements, kept and handed out again by the next call.
 
-    The launches of one thread follow each other, so that one buffer for each thread and type is enough.
+    The launches of one thread follow each other, so that one buffer for each thread, type and purpose is enough:
+    what must outlive a call of another kernel of the table has a purpose of its own.
     Called as ``toolkit.workspace(...)``, so that a test can replace it.
     """
     dtype = np.dtype(dtype)
-    buffer = getattr(_workspaces, dtype.name, None)
+    name = f"{purpose} {dtype.name}"
+    buffer = getattr(_workspaces, name, None)
     if buffer is None or buffer.size < count:
         buffer = cuda.device_array(count, dtype)
-        setattr(_workspaces, dtype.name, buffer)
+        setattr(_workspaces, name, buffer)
     return buffer
 
 

@@ -158,7 +158,7 @@ class Gpu:
         cuda = SimpleNamespace(device_array=self.empty, to_device=self.to_device, synchronize=lambda: None)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(toolkit, "launch", self.launch)
-            patch.setattr(toolkit, "workspace", self.empty)
+            patch.setattr(toolkit, "workspace", lambda count, dtype, purpose=None: self.empty(count, dtype))
             patch.setattr(toolkit, "compute_capability", lambda: self.capability)
             patch.setattr(toolkit, "multiprocessors", lambda: self.multiprocessors)
             patch.setattr(device_memory, "cuda", cuda)

@@ -27,6 +27,10 @@ POOLINGS = [
     {"geometry": pooling_geometry((1, 7, 5, 2), (2, 3), (3, 1), ((1, 0), (2, 1)))},
     {"geometry": pooling_geometry((2, 3, 4, 5), (2, 1), (1, 2))},
 ]
+POOLED_CORRELATIONS = [
+    {"geometry": correlation_geometry((2, 5, 4, 3), (3, 2), 5, padding="same"), "activation": 1},
+    {"geometry": correlation_geometry((1, 7, 5, 2), 2, 3, (1, 2)), "activation": 3, "window": (3, 1)},
+]
 PADDINGS = [
     {"shape": (2, 3, 4, 3), "padding": ((1, 2), (3, 0))},
     {"shape": (1, 2, 2, 1), "padding": ((0, 0), (0, 0))},
@@ -51,6 +55,9 @@ CASES = {
     "correlate2d": CORRELATIONS,
     "correlate2d_gradient_input": CORRELATIONS,
     "correlate2d_gradient_filters": CORRELATIONS,
+    "correlate2d_max_pool2d": POOLED_CORRELATIONS,
+    "correlate2d_max_pool2d_gradient_input": POOLED_CORRELATIONS,
+    "correlate2d_max_pool2d_gradient_filters": POOLED_CORRELATIONS,
     "correlate_image": [
         {"shape": (6, 7), "kernel_size": (2, 3), "beyond": (2, 3)},
         {"shape": (1, 3), "kernel_size": (3, 5), "beyond": (0, 0)},

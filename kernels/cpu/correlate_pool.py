@@ -1,0 +1,43 @@
+"""2D cross-correlation and max pooling after it, and the gradients of both together.
+
+The kernels are those of `correlate` and `winograd`, which are told of the windows.  Of the correlation's output only
+the cells that windows cover are computed, and none is stored.
+
+Forward, a task writes its outputs to scratch memory of its worker, applies the activation there and pools: memory sees
+a quarter of the writes of the correlation by itself, for windows of 2 x 2, and none of the pooling's reads.
+
+Backward, the kernels copy the part of dz that they need next to scratch memory anyway.  Here they make it from the
+pooling's dy, y and winner (`epilogue.make_dz`): where a cell has won, its activation's value is the pooling's;
+elsewhere dz is 0.  Each of the three is read once for every cell of a window, but from the cache.
+
+What bounds them is what bounds the correlations.
+"""
+
+from ..geometry import pooled_part
+from .correlate import filters_gradient, forward, input_gradient
+from .prepared import prepared
+
+
+@prepared
+def correlate2d_max_pool2d(x, filters, bias, geometry, activation, alpha, pool, y, winner):
+    """The same bits as from the two kernels, one after the other, unless those compute the correlation by tiles."""
+    part = pooled_part(geometry, pool)
+    return forward(x, filters, bias, part, activation, alpha, _window(pool), y, winner)
+
+
+@prepared
+def correlate2d_max_pool2d_gradient_input(dy, y, winner, filters, geometry, activation, alpha, pool, dx):
+    """Gradient by the correlation's input."""
+    part = pooled_part(geometry, pool)
+    return input_gradient(dy, y, winner, filters, part, activation, alpha, _window(pool), dx)
+
+
+@prepared
+def correlate2d_max_pool2d_gradient_filters(x, dy, y, winner, geometry, activation, alpha, pool, dfilters, dbias):
+    """Gradient by the correlation's filters and bias."""
+    part = pooled_part(geometry, pool)
+    return filters_gradient(x, dy, y, winner, part, activation, alpha, _window(pool), dfilters, dbias)
+
+
+def _window(pool):
+    return pool.kernel_height, pool.kernel_width
