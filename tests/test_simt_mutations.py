@@ -16,8 +16,8 @@ from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cann
 from test_simt_kernels import CASES
 
 MODULES = (
-    "activation", "correlate", "correlate_filters", "correlate_first", "correlate_pool", "data", "image", "loss", "metric",
-    "normalization", "optimizer", "pad", "pool", "random",
+    "activation", "correlate", "correlate_filters", "correlate_first", "correlate_pool", "data", "image", "loss",
+    "metric", "normalization", "optimizer", "pad", "pool", "random",
 )  # fmt: skip
 
 # Functions of the table that show what a kernel, or a function that kernels share, does.

@@ -34,7 +34,19 @@ from numpy import int32, uint32
 from ..geometry import int32_geometry
 from . import tiles, toolkit
 from .formulas import activate, inline
-from .instructions import ALIGNMENT, divide, load_if, move, multiply_patches, pin, shared_address, store, store4
+from .instructions import (
+    ALIGNMENT,
+    divide,
+    load_if,
+    move,
+    multiply_patches,
+    pin,
+    shared_address,
+    store,
+    store4,
+    store4_bytes,
+    store_byte,
+)
 from .toolkit import cuda
 
 MOST_CHANNELS = 4
@@ -136,11 +148,22 @@ def _plan(g):
 
 def correlate_first(x, filters, bias, geometry, activation, alpha, y):
     """``y = activation(correlate2d(x, filters) + bias)`` in float32, for a geometry that `suits`."""
+    y = toolkit.address(y)
+    _launch(x, filters, bias, geometry, activation, alpha, y, y, pooled=False)
+
+
+def correlate_first_pooled(x, filters, bias, geometry, activation, alpha, y, winner):
+    """The largest of each 2 x 2 pixels of it, and its number, for a geometry that `suits` with even extents."""
+    _launch(x, filters, bias, geometry, activation, alpha, toolkit.address(y), toolkit.address(winner), pooled=True)
+
+
+def _launch(x, filters, bias, geometry, activation, alpha, y, winner, pooled):
     t, blocks, p = _plan(geometry)
-    x, filters, bias, y = (toolkit.address(array) for array in (x, filters, bias, y))
-    filter_width = 4 if geometry.out_channels % 4 == 0 and toolkit.is_aligned(y) else 1
-    kernel = _kernel(t, filter_width, int(activation))
-    toolkit.launch(kernel, blocks, (t.threads,), x, filters, bias, p, np.float32(alpha), y)
+    x, filters, bias = toolkit.address(x), toolkit.address(filters), toolkit.address(bias)
+    aligned = toolkit.is_aligned(y) and toolkit.is_aligned(winner)
+    filter_width = 4 if geometry.out_channels % 4 == 0 and aligned else 1
+    kernel = _kernel(t, filter_width, int(activation), pooled)
+    toolkit.launch(kernel, blocks, (t.threads,), x, filters, bias, p, np.float32(alpha), y, winner)
 
 
 @inline
@@ -165,13 +188,14 @@ def fetch(x, filters, base, picture, top, left, first_filter, p, t):
 
 
 @functools.cache
-def _kernel(t, filter_width, activation):
+def _kernel(t, filter_width, activation, pooled):
+    """The kernel for a layout; `filter_width` filters are written at once, 4 or 1, and pooled or not."""
     threads, numbers, count = t.threads, t.numbers, ROWS * PIXELS * FILTERS
     kernel_width, channels, stride = t.kernel_width, t.channels, t.stride_width
     columns, half, row_step = t.columns, t.columns // 2, t.stride_height * t.pitch
 
     @cuda.jit(cache=True, **toolkit.bounds(threads, 4))
-    def correlate_first_kernel(x, filters, bias, p, alpha, y):
+    def correlate_first_kernel(x, filters, bias, p, alpha, y, winner):
         kept = cuda.shared.array(numbers, np.float32, alignment=ALIGNMENT)
         sums = cuda.local.array(count, np.float32)
         base = shared_address(kept)
@@ -201,23 +225,87 @@ def _kernel(t, filter_width, activation):
             patches, weights = move(patches, t.pitch), move(weights, kernel_width * channels * columns)
             rest = int32(rest - 1)
 
-        for q in range(2):
-            f = int32(first_filter + lane * 4 + q * half)
-            a, b = load_if(f < p.out_channels, move(bias, f)), load_if(f + 1 < p.out_channels, move(bias, f + 1))
-            c = load_if(f + 2 < p.out_channels, move(bias, f + 2))
-            d = load_if(f + 3 < p.out_channels, move(bias, f + 3))
-            for r in range(ROWS):
-                row = int32(i + down * ROWS + r)
-                for n in range(PIXELS):
-                    column = int32(j + across * PIXELS + n)
-                    s = (r * PIXELS + n) * FILTERS + q * 4
-                    place = int32(((picture * p.out_height + row) * p.out_width + column) * p.out_channels + f)
-                    ya, yb = activate(activation, alpha, sums[s] + a), activate(activation, alpha, sums[s + 1] + b)
-                    yc, yd = activate(activation, alpha, sums[s + 2] + c), activate(activation, alpha, sums[s + 3] + d)
-                    if row < p.out_height and column < p.out_width:
-                        store_filters(move(y, place), f, ya, yb, yc, yd, filter_width, p)
+        # Both halves are written out, here and below: a loop that is not unrolled would put the sums into memory.
+        row, column, f = int32(i + down * ROWS), int32(j + across * PIXELS), int32(first_filter + lane * 4)
+        add_bias(sums, 0, bias, f, activation, alpha, p)
+        add_bias(sums, 4, bias, int32(f + half), activation, alpha, p)
+        if pooled:
+            store_largest(sums, 0, 0, y, winner, picture, row, column, f, filter_width, p)
+            store_largest(sums, 2, 0, y, winner, picture, row, column, f, filter_width, p)
+            store_largest(sums, 0, 4, y, winner, picture, row, column, int32(f + half), filter_width, p)
+            store_largest(sums, 2, 4, y, winner, picture, row, column, int32(f + half), filter_width, p)
+        else:
+            store_pixels(sums, 0, y, picture, row, column, f, filter_width, p)
+            store_pixels(sums, 4, y, picture, row, column, int32(f + half), filter_width, p)
 
     return correlate_first_kernel
+
+
+@inline
+def add_bias(sums, first, bias, f, activation, alpha, p):
+    """Add the bias to what a thread has of four filters, and apply the activation."""
+    a, b = load_if(f < p.out_channels, move(bias, f)), load_if(f + 1 < p.out_channels, move(bias, f + 1))
+    c, d = load_if(f + 2 < p.out_channels, move(bias, f + 2)), load_if(f + 3 < p.out_channels, move(bias, f + 3))
+    for pixel in range(ROWS * PIXELS):
+        s = pixel * FILTERS + first
+        sums[s] = activate(activation, alpha, sums[s] + a)
+        sums[s + 1] = activate(activation, alpha, sums[s + 1] + b)
+        sums[s + 2] = activate(activation, alpha, sums[s + 2] + c)
+        sums[s + 3] = activate(activation, alpha, sums[s + 3] + d)
+
+
+@inline
+def store_pixels(sums, first, y, picture, row, column, f, filter_width, p):
+    """Write what a thread has of four filters."""
+    for r in range(ROWS):
+        for n in range(PIXELS):
+            s = (r * PIXELS + n) * FILTERS + first
+            place = int32(((picture * p.out_height + row + r) * p.out_width + column + n) * p.out_channels + f)
+            if row + r < p.out_height and column + n < p.out_width:
+                store_filters(move(y, place), f, sums[s], sums[s + 1], sums[s + 2], sums[s + 3], filter_width, p)
+
+
+@inline
+def store_largest(sums, pixel, first, y, winner, picture, row, column, f, filter_width, p):
+    """Write the largest of 2 x 2 pixels that a thread has of four filters, and which it is."""
+    s = pixel * FILTERS + first
+    a, a_winner = largest(sums, s)
+    b, b_winner = largest(sums, s + 1)
+    c, c_winner = largest(sums, s + 2)
+    d, d_winner = largest(sums, s + 3)
+    column = int32(column + pixel)
+    window = divide(int32(picture * p.out_height + row), int32(2)) * divide(p.out_width, int32(2))
+    place = int32((window + divide(column, int32(2))) * p.out_channels + f)
+    if row < p.out_height and column < p.out_width:
+        store_filters(move(y, place), f, a, b, c, d, filter_width, p)
+        if filter_width == 4:
+            if f < p.out_channels:
+                store4_bytes(winner, place, a_winner, b_winner, c_winner, d_winner)
+        else:
+            if f < p.out_channels:
+                store_byte(winner, place, a_winner)
+            if f + 1 < p.out_channels:
+                store_byte(winner, int32(place + 1), b_winner)
+            if f + 2 < p.out_channels:
+                store_byte(winner, int32(place + 2), c_winner)
+            if f + 3 < p.out_channels:
+                store_byte(winner, int32(place + 3), d_winner)
+
+
+@inline
+def largest(sums, first):
+    """The largest of 2 x 2 pixels, and its number; the first of equal ones, and the first NaN, as in `pool`."""
+    best, number = larger(sums[first], int32(0), sums[first + FILTERS], int32(1))
+    best, number = larger(best, number, sums[first + PIXELS * FILTERS], int32(2))
+    return larger(best, number, sums[first + (PIXELS + 1) * FILTERS], int32(3))
+
+
+@inline
+def larger(best, number, value, its_number):
+    """The larger of two pixels, and its number."""
+    if value > best or (value != value and best == best):
+        best, number = value, its_number
+    return best, number
 
 
 @inline

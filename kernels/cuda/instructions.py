@@ -63,6 +63,14 @@ if SIMULATED:
         """Put four numbers from an address on, of global memory or shared."""
         address.cells(4)[:] = a, b, c, d
 
+    def store_byte(address, place, a):
+        """Put a number from 0 to 255 into byte number `place` of an array of bytes in global memory."""
+        address.moved(int(place)).cells(1)[:] = a
+
+    def store4_bytes(address, place, a, b, c, d):
+        """Put four of them into the bytes from `place` on, which is a multiple of 4."""
+        address.moved(int(place)).cells(4)[:] = a, b, c, d
+
     def copy_if(wanted, source, target):
         """Begin to copy a number of global memory to shared memory; a zero, without looking there, if not `wanted`."""
         store(target, load_if(wanted, source))
@@ -270,6 +278,31 @@ else:
             return context.get_dummy_value()
 
         return types.void(address, *[types.float32] * 4), generate
+
+    @intrinsic
+    def store_byte(typing, address, place, a):
+        def generate(context, builder, signature, arguments):
+            address, place, number = arguments
+            _store_at(builder, address, place, builder.trunc(number, ir.IntType(8)))
+            return context.get_dummy_value()
+
+        return types.void(types.uint64, types.int32, types.int32), generate
+
+    @intrinsic
+    def store4_bytes(typing, address, place, a, b, c, d):
+        def generate(context, builder, signature, arguments):
+            address, place, *numbers = arguments
+            word = numbers[0]
+            for byte in range(1, 4):
+                word = builder.or_(word, builder.shl(numbers[byte], _i32(8 * byte)))
+            _store_at(builder, address, place, word)
+            return context.get_dummy_value()
+
+        return types.void(types.uint64, types.int32, *[types.int32] * 4), generate
+
+    def _store_at(builder, address, place, number):
+        place = _pointer(builder, builder.add(address, builder.sext(place, _i64)), _GLOBAL, number.type)
+        builder.store(number, place)
 
     def _copy(wanted, size, how):
         # The last operand is how many bytes are read: what is missing of `size` is filled with zeros.
