@@ -42,7 +42,7 @@ both = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda cc: f"sm_{
 
 
 class Launch(NamedTuple):
-    """A kernel with the types it is launched with, the number of threads of a block, and what registers are for."""
+    """A kernel with the types it is launched with, the number of threads of a block, and its launch bounds."""
 
     function: object
     types: tuple
@@ -50,9 +50,13 @@ class Launch(NamedTuple):
     bounds: tuple | None = None
 
 
-@functools.cache
 def launches(name, dtype, capability=(9, 0)):
     """What the host function `name` launches for the arguments of `cuda_arguments`, without repetitions."""
+    return _launches(name, dtype, min(capability, (8, 0)))  # newer GPUs get what 8.0 gets
+
+
+@functools.cache
+def _launches(name, dtype, capability):
     found = {}
 
     def record(kernel, blocks, threads, *arguments):
@@ -63,7 +67,6 @@ def launches(name, dtype, capability=(9, 0)):
         wide = {numba.types.int64, numba.types.float64} - {numba.from_dtype(np.dtype(dtype))}
         assert wide.isdisjoint(types), "a Python number was passed where a NumPy scalar is wanted"
         bounds = kernel.targetoptions.get("launch_bounds")
-        assert bounds is None or bounds[0] == np.prod(threads)
         found[Launch(kernel.py_func, types, int(np.prod(threads)), bounds)] = None
 
     with pytest.MonkeyPatch.context() as patch:
@@ -71,6 +74,7 @@ def launches(name, dtype, capability=(9, 0)):
         patch.setattr(toolkit, "workspace", lambda count, dtype, purpose=None: np.empty(count, dtype))
         patch.setattr(toolkit, "address", address_of)
         patch.setattr(toolkit, "compute_capability", lambda: capability)
+        patch.setattr(toolkit, "multiprocessors", lambda: 132)
         for arguments in cases(name, dtype).values():
             getattr(device, name)(*arguments)
     return tuple(found)
@@ -169,8 +173,10 @@ def test_fused_slopes_stay_in_float32(folder):
 
 def test_lowering_once_is_enough():
     launch = launches("correlate2d", "float32")[0]
-    ptx, _ = cuda.compile(launch.function, launch.types, device=False, abi="numba", cc=(12, 0))
-    assert without_names(ptx) == without_names(ptx_of(launch.function, launch.types, (12, 0)))
+    ptx, _ = cuda.compile(
+        launch.function, launch.types, device=False, abi="numba", cc=(12, 0), launch_bounds=launch.bounds
+    )
+    assert without_names(ptx) == without_names(ptx_of(launch.function, launch.types, (12, 0), launch.bounds))
 
 
 def without_names(ptx):

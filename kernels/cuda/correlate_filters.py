@@ -108,7 +108,7 @@ def _gradient_directly(x, dy, y, g, activation, alpha, dfilters, dbias):
     real = dfilters.dtype.type
     pixels, size = g.batch * g.out_height * g.out_width, dfilters.size + dbias.size
     blocks, threads = tiles.element_grid(size)
-    splits, chunk = tiles.splits(pixels, blocks[0], threads[0])
+    splits, chunk = tiles.chunks(pixels, blocks[0], threads[0])
     chunk_sums = toolkit.workspace(splits * size, real)
     arguments = int32_geometry(g), real(alpha), np.int32(chunk), np.int32(splits), chunk_sums
     toolkit.launch(_direct_kernel(int(activation)), (*blocks, splits), threads, x, dy, y, *arguments)
@@ -119,19 +119,6 @@ def _add_chunks(chunk_sums, splits, dfilters, dbias):
     dfilters, dbias = toolkit.flat(dfilters), toolkit.flat(dbias)
     blocks = (tiles.blocks_for(dfilters.size + dbias.size, COLUMNS),)
     toolkit.launch(_sum_chunks, blocks, (COLUMNS, LANES), chunk_sums, np.int32(splits), dfilters, dbias)
-
-
-@inline
-def multiply_tiles(left, right, row, row_step, column, column_step, sums):
-    """Add the product of two strips to this thread's sums.
-
-    `left` is (depth, rows) and `right` (depth, columns), both in shared memory; the thread's rows are
-    ``row + r * row_step``, its columns ``column + c * column_step``.
-    """
-    for k in range(left.shape[0]):
-        for r in range(sums.shape[0]):
-            for c in range(sums.shape[1]):
-                sums[r, c] += left[k, row + r * row_step] * right[k, column + c * column_step]
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -146,7 +133,7 @@ def _plan(g, patch_width):
     entries, pixels = g.kernel_height * g.kernel_width * group_channels, g.batch * g.out_height * g.out_width
     tile = tiles.filter_tile(entries, group_filters)
     row_blocks, column_blocks = tiles.product_blocks(tile, entries, group_filters)
-    splits, chunk = tiles.splits(pixels, row_blocks * column_blocks * g.groups, tile.threads)
+    splits, chunk = tiles.chunks(pixels, row_blocks * column_blocks * g.groups, tile.threads)
 
     lines, across = divmod(_layout(tile, patch_width, 1).patch_step, g.out_width)
     pictures, down = divmod(lines, g.out_height)

@@ -102,7 +102,7 @@ class Problem(NamedTuple):
 def suits(g):
     """Whether the kernel of this module computes a correlation."""
     few = g.groups == 1 and g.channels <= MOST_CHANNELS and g.dilation_height == g.dilation_width == 1
-    if not few:
+    if not few or g.out_height < ROWS or g.out_width < PIXELS:
         return False
     t = layout_of(g)
     registers = ROWS * ((PIXELS - 1) * t.stride_width + t.kernel_width) * t.channels
