@@ -26,7 +26,17 @@ SHOWN_BY = {
     "correlate2d_gradient_input_kernel": ["correlate2d_gradient_input"],
     "correlate2d_gradient_filters_kernel": ["correlate2d_gradient_filters"],
     "unpool_kernel": ["correlate2d_max_pool2d_gradient_input"],
+    "direct_gradient_filters_kernel": ["correlate2d_gradient_filters"],
+    "place_patches": ["correlate2d_gradient_filters"],
+    "next_pixel": ["correlate2d_gradient_filters"],
+    "store_sums": ["correlate2d_gradient_filters"],
     "_sum_chunks": ["correlate2d_gradient_filters"],
+    "correlate_first_kernel": ["correlate2d"],
+    "fetch_block": ["correlate2d"],
+    "store_pixels": ["correlate2d"],
+    "store_largest": ["correlate2d_max_pool2d"],
+    "larger_pixel": ["correlate2d_max_pool2d"],
+    "store_filters": ["correlate2d", "correlate2d_max_pool2d"],
     "_sum_pixels": ["correlate_image"],
     "_window": ["zero_pad2d", "crop2d"],
     "_column_gradients": ["batch_normalization_gradient"],
@@ -47,8 +57,11 @@ FASTER = "only saves work: what is skipped adds zero"
 EQUIVALENT = {
     ("correlate2d_kernel", "k < depth"): ALWAYS_TRUE,
     ("correlate2d_gradient_input_kernel", "c < columns"): ALWAYS_TRUE,
-    ("correlate2d_gradient_filters_kernel", "k < depth"): ALWAYS_TRUE,
-    ("correlate2d_gradient_filters_kernel", "entry == entries"): "rows past the constant one are not stored",
+    ("place_patches", "entry < p.entries"): "only saves reads: sums past the last entry are not stored",
+    (
+        "correlate2d_gradient_filters_kernel",
+        "f + e * t.filter_apart < p.group_filters",
+    ): "only saves reads: sums past the last filter are not stored",
     ("_regularize", "l1[region] != real(0)"): FASTER,
     ("_regularize", "l2[region] != real(0)"): FASTER,
     ("_sgd", "decay != zero"): FASTER,
@@ -72,7 +85,12 @@ def calls(name):
     """
     cases = [(case, ()) for case in CASES[name]]
     if name.startswith("correlate2d"):
-        cases = [cases[0], cases[-1]] if name == "correlate2d_gradient_filters" else cases[:1]
+        shown = {
+            "correlate2d_gradient_filters": [0, -3, -2, -1],
+            "correlate2d": [0, -1],
+            "correlate2d_max_pool2d": [0, -1],
+        }
+        cases = [cases[number] for number in shown.get(name, [0])]
     special = {**CASES[name][0], **(UNPADDED if name.startswith("correlate2d") else {})}
     if name not in NOT_PROPAGATING:
         cases.append((special, (np.nan,) * 8))

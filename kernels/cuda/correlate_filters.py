@@ -47,7 +47,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy import int32, uint32
 
-from ..geometry import int32_geometry
+from ..formulas import LINEAR
+from ..geometry import LARGEST_INT32, int32_geometry
 from . import tiles, toolkit
 from .formulas import inline, pixel_gradient, pixel_place, quotient, slope_from_value
 from .instructions import (
@@ -71,6 +72,7 @@ from .toolkit import cuda
 
 # Groups with fewer channels or filters than this would leave most of every tile empty.
 SMALLEST_GROUP = 8
+PIXELS_PAST = 64
 COLUMNS, LANES = tiles.COLUMNS_OF_BLOCK, tiles.COLUMN_LANES
 
 
@@ -80,7 +82,9 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
     real = dfilters.dtype.type
     group_channels, group_filters = g.channels // g.groups, g.out_channels // g.groups
     small = g.groups > 1 and min(group_channels, group_filters) < SMALLEST_GROUP
-    if real == np.float32 and not small:
+    # Places of dy are compared up to some pixels past the last.
+    countable = dy.size + PIXELS_PAST * g.out_channels <= LARGEST_INT32
+    if real == np.float32 and countable and not small:
         _gradient_by_tiles(x, dy, y, g, activation, alpha, dfilters, dbias)
     else:
         _gradient_directly(x, dy, y, g, activation, alpha, dfilters, dbias)
@@ -196,12 +200,14 @@ class Layout(NamedTuple):
     rows: int
     columns: int
     half: int
+    wide_patches: bool
     patch_width: int
     patch_lanes: int
     patch_each: int
     patch_apart: int
     patch_step: int
     patch_fetches: int
+    wide_filters: bool
     filter_width: int
     filter_lanes: int
     filter_each: int
@@ -228,11 +234,12 @@ def _layout(tile, patch_width, filter_width):
     patch_step, filter_step = tile.threads // patch_lanes, tile.threads // filter_lanes
     return Layout(
         rows=tile.rows, columns=tile.columns, half=tile.depth // 2,
-        patch_width=patch_width, patch_lanes=patch_lanes, patch_each=tile.rows // (patch_lanes * patch_width),
-        patch_apart=patch_lanes * patch_width, patch_step=patch_step, patch_fetches=tile.depth // 2 // patch_step,
-        filter_width=filter_width, filter_lanes=filter_lanes, filter_each=tile.columns // (filter_lanes * filter_width),
-        filter_apart=filter_lanes * filter_width, filter_step=filter_step,
-        filter_fetches=tile.depth // 2 // filter_step,
+        wide_patches=patch_width == 4, patch_width=patch_width, patch_lanes=patch_lanes,
+        patch_each=tile.rows // (patch_lanes * patch_width), patch_apart=patch_lanes * patch_width,
+        patch_step=patch_step, patch_fetches=tile.depth // 2 // patch_step,
+        wide_filters=filter_width == 4, filter_width=filter_width, filter_lanes=filter_lanes,
+        filter_each=tile.columns // (filter_lanes * filter_width), filter_apart=filter_lanes * filter_width,
+        filter_step=filter_step, filter_fetches=tile.depth // 2 // filter_step,
         right_begin=tile.depth * tile.rows, strips_size=tile.depth * (tile.rows + tile.columns),
         lanes_down=tile.lanes_down, lanes=tile.lanes_down * tile.lanes_across,
         warps_down=tile.rows // (tile.lanes_down * tile.thread_rows), warp_rows=tile.lanes_down * tile.thread_rows,
@@ -317,7 +324,7 @@ def copy_patches(x, patch, target, p, t):
         for e in range(t.patch_each):
             source = move(x, int32(walk[3] + places[e]))
             to = move(target, r * t.patch_step * t.rows + e * t.patch_apart)
-            if t.patch_width == 4:
+            if t.wide_patches:
                 copy4_if(is_inside(patch, e, p), source, to)
             else:
                 copy_if(is_inside(patch, e, p), source, to)
@@ -332,7 +339,7 @@ def read_patches(x, patch, staged, p, t):
     for r in range(t.patch_fetches):
         for e in range(t.patch_each):
             source, s = move(x, int32(walk[3] + places[e])), (r * t.patch_each + e) * t.patch_width
-            if t.patch_width == 4:
+            if t.wide_patches:
                 numbers = load4_if(is_inside(patch, e, p), source)
                 staged[s], staged[s + 1], staged[s + 2], staged[s + 3] = numbers
             else:
@@ -346,7 +353,7 @@ def put_patches(staged, target, t):
     for r in range(t.patch_fetches):
         for e in range(t.patch_each):
             to, s = move(target, r * t.patch_step * t.rows + e * t.patch_apart), (r * t.patch_each + e) * t.patch_width
-            if t.patch_width == 4:
+            if t.wide_patches:
                 store4(to, staged[s], staged[s + 1], staged[s + 2], staged[s + 3])
             else:
                 store(to, staged[s])
@@ -357,37 +364,37 @@ def put_patches(staged, target, t):
 
 
 @inline
-def read_gradients(dy, y, place, ends, staged, values, activation, p, t):
+def read_gradients(dy, y, place, ends, staged, values, sloped, p, t):
     """Read a thread's part of half a strip of dy, and of y if it matters, with zeros for what does not exist."""
     for r in range(t.filter_fetches):
         for e in range(t.filter_each):
             wanted, s = place[0] < ends[e], (r * t.filter_each + e) * t.filter_width
             at = int32(place[0] + e * t.filter_apart)
-            if t.filter_width == 4:
+            if t.wide_filters:
                 staged[s], staged[s + 1], staged[s + 2], staged[s + 3] = load4_if(wanted, move(dy, at))
-                if activation != 0:
+                if sloped:
                     values[s], values[s + 1], values[s + 2], values[s + 3] = load4_if(wanted, move(y, at))
             else:
                 staged[s] = load_if(wanted, move(dy, at))
-                if activation != 0:
+                if sloped:
                     values[s] = load_if(wanted, move(y, at))
         place[0] = int32(place[0] + t.filter_step * p.out_channels)
 
 
 @inline
-def put_gradients(staged, values, bias, target, activation, alpha, t):
+def put_gradients(staged, values, bias, target, sloped, activation, alpha, t):
     """Apply the slope to what `read_gradients` read, add it to the gradient of the bias, and write it."""
     for r in range(t.filter_fetches):
         for e in range(t.filter_each):
             for n in range(t.filter_width):
                 own = e * t.filter_width + n
                 s = r * t.filter_each * t.filter_width + own
-                if activation != 0:
+                if sloped:
                     staged[s] = staged[s] * slope_from_value(activation, alpha, values[s])
                 bias[own] += staged[s]
             to = move(target, r * t.filter_step * t.columns + e * t.filter_apart)
             s = (r * t.filter_each + e) * t.filter_width
-            if t.filter_width == 4:
+            if t.wide_filters:
                 store4(to, staged[s], staged[s + 1], staged[s + 2], staged[s + 3])
             else:
                 store(to, staged[s])
@@ -414,7 +421,7 @@ def store_sums(sums, target, first_entry, first_filter, entries_of_thread, filte
             f, s = int32(first_filter + q // 4 * t.column_step), r * filters_of_thread + q
             to = move(target, int32(entry * p.out_channels + place + f))
             if entry < p.entries:
-                if t.filter_width == 4:
+                if t.wide_filters:
                     if f < p.group_filters:
                         store4(to, sums[s], sums[s + 1], sums[s + 2], sums[s + 3])
                 else:
@@ -443,6 +450,7 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation):
     staged_patches = t.patch_fetches * t.patch_each * patch_width
     staged_gradients = t.filter_fetches * filter_numbers
     strips_size, both_sizes, threads = t.strips_size, 2 * t.strips_size, tile.threads
+    sloped = activation != LINEAR
 
     @cuda.jit(cache=True, **toolkit.bounds(tile.threads, tile.blocks))
     def correlate2d_gradient_filters_kernel(x, dy, y, p, alpha, chunk_sums, chunk_bias):
@@ -492,11 +500,11 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation):
         left, right = pin(move(base, row)), pin(move(base, t.right_begin + column))
 
         for h in range(2):
-            read_gradients(dy, y, place, ends, gradients, values, activation, p, t)
+            read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
             if not copying:
                 read_patches(x, patch, entries, p, t)
                 put_patches(entries, move(left_target, h * half * rows), t)
-            put_gradients(gradients, values, bias, move(right_target, h * half * columns), activation, alpha, t)
+            put_gradients(gradients, values, bias, move(right_target, h * half * columns), sloped, activation, alpha, t)
         if copying:
             copy_patches(x, patch, left_target, p, t)
 
@@ -513,20 +521,20 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation):
                 copy_patches(x, patch, left_target, p, t)
             else:
                 read_patches(x, patch, entries, p, t)
-            read_gradients(dy, y, place, ends, gradients, values, activation, p, t)
+            read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
             multiply_steps(sums, left, right, thread_rows, thread_columns, half, rows, columns, row_step, column_step)
             if not copying:
                 put_patches(entries, left_target, t)
                 read_patches(x, patch, entries, p, t)
-            put_gradients(gradients, values, bias, right_target, activation, alpha, t)
-            read_gradients(dy, y, place, ends, gradients, values, activation, p, t)
+            put_gradients(gradients, values, bias, right_target, sloped, activation, alpha, t)
+            read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
             multiply_steps(
                 sums, move(left, half * rows), move(right, half * columns),
                 thread_rows, thread_columns, half, rows, columns, row_step, column_step,
             )  # fmt: skip
             if not copying:
                 put_patches(entries, move(left_target, half * rows), t)
-            put_gradients(gradients, values, bias, move(right_target, half * columns), activation, alpha, t)
+            put_gradients(gradients, values, bias, move(right_target, half * columns), sloped, activation, alpha, t)
             left, right = move(left, swap), move(right, swap)
             swap = int32(-swap)
             rest = int32(rest - 1)
@@ -550,9 +558,11 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation):
             cuda.syncthreads()
             order, own_column = int32(thread // t.filter_lanes), int32(thread % t.filter_lanes * t.filter_width)
             for e in range(t.filter_each):
-                for n in range(t.filter_width):
-                    own = own_column + e * t.filter_apart + n
-                    store(move(base, int32(order * columns + own)), bias[e * t.filter_width + n])
+                to, s = move(base, int32(order * columns + own_column + e * t.filter_apart)), e * t.filter_width
+                if t.wide_filters:
+                    store4(to, bias[s], bias[s + 1], bias[s + 2], bias[s + 3])
+                else:
+                    store(to, bias[s])
             cuda.syncthreads()
             column = thread
             while column < columns:

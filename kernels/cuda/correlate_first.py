@@ -161,13 +161,13 @@ def _launch(x, filters, bias, geometry, activation, alpha, y, winner, pooled):
     t, blocks, p = _plan(geometry)
     x, filters, bias = toolkit.address(x), toolkit.address(filters), toolkit.address(bias)
     aligned = toolkit.is_aligned(y) and toolkit.is_aligned(winner)
-    filter_width = 4 if geometry.out_channels % 4 == 0 and aligned else 1
-    kernel = _kernel(t, filter_width, int(activation), pooled)
+    wide = geometry.out_channels % 4 == 0 and aligned
+    kernel = _kernel(t, wide, int(activation), pooled)
     toolkit.launch(kernel, blocks, (t.threads,), x, filters, bias, p, np.float32(alpha), y, winner)
 
 
 @inline
-def fetch(x, filters, base, picture, top, left, first_filter, p, t):
+def fetch_block(x, filters, base, picture, top, left, first_filter, p, t):
     """Put what a block needs of x, and its filters, into shared memory, with zeros for what does not exist."""
     thread = int32(cuda.threadIdx.x)
     place = thread
@@ -188,8 +188,8 @@ def fetch(x, filters, base, picture, top, left, first_filter, p, t):
 
 
 @functools.cache
-def _kernel(t, filter_width, activation, pooled):
-    """The kernel for a layout; `filter_width` filters are written at once, 4 or 1, and pooled or not."""
+def _kernel(t, wide, activation, pooled):
+    """The kernel for a layout; whether it writes four filters at once, and the largest of 2 x 2 pixels."""
     threads, numbers, count = t.threads, t.numbers, ROWS * PIXELS * FILTERS
     kernel_width, channels, stride = t.kernel_width, t.channels, t.stride_width
     columns, half, row_step = t.columns, t.columns // 2, t.stride_height * t.pitch
@@ -211,7 +211,7 @@ def _kernel(t, filter_width, activation, pooled):
         down, across = int32(group // t.across), int32(group % t.across)
 
         top, left = int32(i * t.stride_height - p.pad_top), int32(j * t.stride_width * t.channels - p.pad_left)
-        fetch(x, filters, base, picture, top, left, first_filter, p, t)
+        fetch_block(x, filters, base, picture, top, left, first_filter, p, t)
         for s in range(count):
             sums[s] = np.float32(0)
         patches = pin(move(base, int32(down * (ROWS * row_step) + across * (PIXELS * stride * channels))))
@@ -230,13 +230,13 @@ def _kernel(t, filter_width, activation, pooled):
         add_bias(sums, 0, bias, f, activation, alpha, p)
         add_bias(sums, 4, bias, int32(f + half), activation, alpha, p)
         if pooled:
-            store_largest(sums, 0, 0, y, winner, picture, row, column, f, filter_width, p)
-            store_largest(sums, 2, 0, y, winner, picture, row, column, f, filter_width, p)
-            store_largest(sums, 0, 4, y, winner, picture, row, column, int32(f + half), filter_width, p)
-            store_largest(sums, 2, 4, y, winner, picture, row, column, int32(f + half), filter_width, p)
+            store_largest(sums, 0, 0, y, winner, picture, row, column, f, wide, p)
+            store_largest(sums, 2, 0, y, winner, picture, row, column, f, wide, p)
+            store_largest(sums, 0, 4, y, winner, picture, row, column, int32(f + half), wide, p)
+            store_largest(sums, 2, 4, y, winner, picture, row, column, int32(f + half), wide, p)
         else:
-            store_pixels(sums, 0, y, picture, row, column, f, filter_width, p)
-            store_pixels(sums, 4, y, picture, row, column, int32(f + half), filter_width, p)
+            store_pixels(sums, 0, y, picture, row, column, f, wide, p)
+            store_pixels(sums, 4, y, picture, row, column, int32(f + half), wide, p)
 
     return correlate_first_kernel
 
@@ -255,18 +255,18 @@ def add_bias(sums, first, bias, f, activation, alpha, p):
 
 
 @inline
-def store_pixels(sums, first, y, picture, row, column, f, filter_width, p):
+def store_pixels(sums, first, y, picture, row, column, f, wide, p):
     """Write what a thread has of four filters."""
     for r in range(ROWS):
         for n in range(PIXELS):
             s = (r * PIXELS + n) * FILTERS + first
             place = int32(((picture * p.out_height + row + r) * p.out_width + column + n) * p.out_channels + f)
             if row + r < p.out_height and column + n < p.out_width:
-                store_filters(move(y, place), f, sums[s], sums[s + 1], sums[s + 2], sums[s + 3], filter_width, p)
+                store_filters(move(y, place), f, sums[s], sums[s + 1], sums[s + 2], sums[s + 3], wide, p)
 
 
 @inline
-def store_largest(sums, pixel, first, y, winner, picture, row, column, f, filter_width, p):
+def store_largest(sums, pixel, first, y, winner, picture, row, column, f, wide, p):
     """Write the largest of 2 x 2 pixels that a thread has of four filters, and which it is."""
     s = pixel * FILTERS + first
     a, a_winner = largest(sums, s)
@@ -277,8 +277,8 @@ def store_largest(sums, pixel, first, y, winner, picture, row, column, f, filter
     window = divide(int32(picture * p.out_height + row), int32(2)) * divide(p.out_width, int32(2))
     place = int32((window + divide(column, int32(2))) * p.out_channels + f)
     if row < p.out_height and column < p.out_width:
-        store_filters(move(y, place), f, a, b, c, d, filter_width, p)
-        if filter_width == 4:
+        store_filters(move(y, place), f, a, b, c, d, wide, p)
+        if wide:
             if f < p.out_channels:
                 store4_bytes(winner, place, a_winner, b_winner, c_winner, d_winner)
         else:
@@ -295,13 +295,13 @@ def store_largest(sums, pixel, first, y, winner, picture, row, column, f, filter
 @inline
 def largest(sums, first):
     """The largest of 2 x 2 pixels, and its number; the first of equal ones, and the first NaN, as in `pool`."""
-    best, number = larger(sums[first], int32(0), sums[first + FILTERS], int32(1))
-    best, number = larger(best, number, sums[first + PIXELS * FILTERS], int32(2))
-    return larger(best, number, sums[first + (PIXELS + 1) * FILTERS], int32(3))
+    best, number = larger_pixel(sums[first], int32(0), sums[first + FILTERS], int32(1))
+    best, number = larger_pixel(best, number, sums[first + PIXELS * FILTERS], int32(2))
+    return larger_pixel(best, number, sums[first + (PIXELS + 1) * FILTERS], int32(3))
 
 
 @inline
-def larger(best, number, value, its_number):
+def larger_pixel(best, number, value, its_number):
     """The larger of two pixels, and its number."""
     if value > best or (value != value and best == best):
         best, number = value, its_number
@@ -309,9 +309,9 @@ def larger(best, number, value, its_number):
 
 
 @inline
-def store_filters(target, f, a, b, c, d, filter_width, p):
+def store_filters(target, f, a, b, c, d, wide, p):
     """Write the numbers of four filters from `f` on, those that exist."""
-    if filter_width == 4:
+    if wide:
         if f < p.out_channels:
             store4(target, a, b, c, d)
     else:
