@@ -15,7 +15,8 @@ launch each: nothing is multiplied by the zeros that lie between the outputs.  A
 unless the layer is linear, multiplies dy by the activation's slope, which else each of the ``kernel_height
 kernel_width`` patches that an output lies in would do again, in the way of asynchronous copies.
 
-`correlate_filters` has the third, and `direct` what is too narrow for tiles.
+`correlate_filters` has the third, `correlate_first` the first for pictures of few channels, and `direct` what is too
+narrow for tiles.
 """
 
 import functools

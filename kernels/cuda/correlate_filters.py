@@ -24,8 +24,8 @@ pixels is enough.  x comes by asynchronous copies (compute capability 8.0 and up
 through registers on all, where the activation's slope is applied to it and where the thread that fetched it adds it to
 the gradient of the bias.  To have few registers wait for memory, it comes in two halves of 8 pixels each.
 
-Which pixel a thread fetches next follows from the last one by additions alone (`next_pixel`): dividing pixel numbers
-by the picture's extents would cost more than a tenth of the loop.
+Which pixel a thread fetches next follows from the last one by additions alone (`next_pixel`), where dividing its number
+by the picture's extents would take several times as many instructions.
 
 Memory traffic.  Where channels and filters are multiples of 4, all global accesses but those of biases are of 16 bytes,
 and neighbouring threads access neighbouring ones.  For 128 x 128 sums, 256 numbers are fetched for a pixel: 16
@@ -475,8 +475,9 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation):
         split = divide(int32(cuda.blockIdx.z), p.groups)
         group = int32(cuda.blockIdx.z - split * p.groups)
         begin = int32(split * p.chunk)
-        end = int32(p.pixels - begin)
-        end = p.pixels if end < p.chunk else int32(begin + p.chunk)
+        end = int32(begin + p.chunk)
+        if end > p.pixels:
+            end = p.pixels
         for s in range(thread_sums):
             sums[s] = np.float32(0)
         for s in range(filter_numbers):
