@@ -253,7 +253,7 @@ def _layout(tile, patch_width, filter_width):
 
 
 @inline
-def place_patches(patch, begin, end, group, first_entry, lane, order, p, t):
+def place_entries(patch, begin, end, group, first_entry, lane, order, p, t):
     """Where the patch entries that a thread fetches lie at its first pixel.
 
     Parameters
@@ -486,7 +486,7 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation):
         # What this thread fetches, and where it puts it.
         base = shared_address(strips)
         lane, order = int32(thread % t.patch_lanes), int32(thread // t.patch_lanes)
-        place_patches(patch, begin, end, group, first_entry, lane, order, p, t)
+        place_entries(patch, begin, end, group, first_entry, lane, order, p, t)
         left_target = pin(move(base, order * rows + lane * t.patch_width))
         lane, order = int32(thread % t.filter_lanes), int32(thread // t.filter_lanes)
         f, own_column = int32(first_filter + lane * t.filter_width), int32(lane * t.filter_width)
