@@ -45,12 +45,14 @@ SIZES = [{"size": 300}, {"size": 3}]
 CASES = {
     "correlate2d": CORRELATIONS,
     "correlate2d_gradient_input": CORRELATIONS,
-    # Several blocks of entries and pixels enough for several chunks; channels and filters four at a time; a thread for
-    # each weight, again with several chunks.
+    # The geometries that matter to it, for few kernels, which take long to compile.  Then several blocks of entries and
+    # pixels enough for several chunks; channels and filters four at a time; a thread for each weight, several chunks.
     "correlate2d_gradient_filters": [
-        *CORRELATIONS,
+        *CORRELATIONS[:2],
+        *CORRELATIONS[3:5],
+        {"geometry": SEVERAL_BLOCKS, "activation": formulas.TANH},
         {"geometry": correlation_geometry((2, 13, 12, 2), 5, 3, padding="same"), "activation": formulas.RELU},
-        {"geometry": correlation_geometry((2, 6, 5, 4), 3, 8, padding="same"), "activation": formulas.TANH},
+        {"geometry": correlation_geometry((2, 6, 5, 4), 3, 8, padding="same"), "activation": formulas.RELU},
         {"geometry": correlation_geometry((1, 13, 11, 2), 3, 2, padding="same", groups=2), "activation": formulas.RELU},
     ],
     "correlate2d_max_pool2d": POOLED_CORRELATIONS,
