@@ -89,13 +89,22 @@ def _correlate2d_gradient_input(make):
     }  # fmt: skip
 
 
+# Of the gradient by filters, one kernel that fetches numbers one by one, one that fetches four at a time, and the one
+# with a thread for each weight: these take longest to compile.
+_FILTER_GRADIENTS = {
+    "one by one": _CORRELATIONS["same, 3 channels"],
+    "four at a time": (correlation_geometry((2, 6, 5, 4), 3, 8, padding="same"), formulas.RELU),
+    "depthwise": _CORRELATIONS["depthwise"],
+}
+
+
 def _correlate2d_gradient_filters(make):
     return {
         label: (
             make.normal(*g.input_shape), make.normal(*g.output_shape), make.values_of(activation, *g.output_shape),
             g, activation, 0.3, make.output(*g.filters_shape), make.output(g.out_channels),
         )
-        for label, (g, activation) in _CORRELATIONS.items()
+        for label, (g, activation) in _FILTER_GRADIENTS.items()
     }  # fmt: skip
 
 

@@ -24,6 +24,8 @@ CAPABILITIES = ((7, 5), (9, 0))
 CORRELATIONS = [{"geometry": geometry, "activation": activation} for geometry, activation in _CORRELATIONS.values()]
 SEVERAL_BLOCKS = correlation_geometry((2, 9, 8, 5), 3, 70, padding="same")
 CORRELATIONS.append({"geometry": SEVERAL_BLOCKS, "activation": formulas.TANH})
+# A first layer whose filters are written four at a time, which leave a part of the block's unused.
+CORRELATIONS.append({"geometry": correlation_geometry((1, 5, 6, 1), 3, 12), "activation": formulas.LINEAR})
 POOLINGS = [{"geometry": geometry} for geometry in _POOLS.values()]
 PADDINGS = [{"shape": (2, 3, 4, 3), "padding": ((1, 2), (3, 1))}]
 DENSES = [{"shape": layer[:3], "activation": layer[3]} for layer in _LAYERS.values()]
@@ -37,15 +39,21 @@ COLUMNS = [{"shape": (37, 5)}, {"shape": (3, 35)}]
 POOLED_CORRELATIONS = [
     {"geometry": correlation_geometry((2, 6, 5, 3), 3, 5, padding="same"), "activation": formulas.RELU},
     {"geometry": correlation_geometry((1, 9, 8, 2), (3, 2), 3, (2, 1)), "activation": formulas.TANH, "window": (3, 2)},
+    {"geometry": correlation_geometry((1, 7, 8, 1), 3, 12), "activation": formulas.RELU},
 ]
 SIZES = [{"size": 300}, {"size": 3}]
 CASES = {
     "correlate2d": CORRELATIONS,
     "correlate2d_gradient_input": CORRELATIONS,
-    # The last one has pixels enough to be split.
+    # The geometries that matter to it, for few kernels, which take long to compile.  Then several blocks of entries and
+    # pixels enough for several chunks; channels and filters four at a time; a thread for each weight, several chunks.
     "correlate2d_gradient_filters": [
-        *CORRELATIONS,
-        {"geometry": correlation_geometry((2, 13, 12, 2), 1, 3), "activation": formulas.RELU},
+        *CORRELATIONS[:2],
+        *CORRELATIONS[3:5],
+        {"geometry": SEVERAL_BLOCKS, "activation": formulas.TANH},
+        {"geometry": correlation_geometry((2, 13, 12, 2), 5, 3, padding="same"), "activation": formulas.RELU},
+        {"geometry": correlation_geometry((2, 6, 5, 4), 3, 8, padding="same"), "activation": formulas.RELU},
+        {"geometry": correlation_geometry((1, 13, 11, 2), 3, 2, padding="same", groups=2), "activation": formulas.RELU},
     ],
     "correlate2d_max_pool2d": POOLED_CORRELATIONS,
     "correlate2d_max_pool2d_gradient_input": POOLED_CORRELATIONS,
@@ -208,3 +216,23 @@ def test_counters_of_an_elementwise_kernel():
     assert counters.sector_bytes("ld") == counters.sector_bytes("st") == 4096
     assert counters.warps["st.global.f32"] == 32
     assert counters.lanes["ret"] == 1024
+
+
+def test_gradients_by_filters_waste_no_memory_traffic():
+    # A tile of its own, without ragged ends: whole sectors, and no bank of shared memory asked twice at once.
+    counters = Counters()
+    geometry = correlation_geometry((1, 8, 16, 64), 1, 64)
+    with Gpu(counters=counters).installed():
+        CHECKS["correlate2d_gradient_filters"](device, Data(0, np.float32), geometry=geometry, activation=formulas.RELU)
+    assert counters.bank_conflicts() == 0
+    assert counters.sector_bytes("ld") == counters.bytes_of("global", "ld")
+    assert counters.sector_bytes("st") == counters.bytes_of("global", "st")
+
+
+def test_first_layers_write_whole_sectors():
+    counters = Counters()
+    geometry = correlation_geometry((1, 18, 18, 3), 3, 32)
+    with Gpu(counters=counters).installed():
+        CHECKS["correlate2d"](device, Data(0, np.float32), geometry=geometry, activation=formulas.RELU)
+    assert counters.bank_conflicts() == 0
+    assert counters.sector_bytes("st") == counters.bytes_of("global", "st") == 16 * 16 * 32 * 4

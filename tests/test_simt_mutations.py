@@ -16,17 +16,37 @@ from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cann
 from test_simt_kernels import CASES
 
 MODULES = (
-    "activation", "correlate", "correlate_pool", "data", "image", "loss", "metric", "normalization", "optimizer", "pad",
-    "pool", "random",
+    "activation", "correlate", "correlate_filters", "correlate_first", "correlate_pool", "data", "direct", "image",
+    "loss", "metric", "normalization", "optimizer", "pad", "pool", "product", "random",
 )  # fmt: skip
 
 # Functions of the table that show what a kernel, or a function that kernels share, does.
 SHOWN_BY = {
-    "correlate2d_kernel": ["correlate2d"],
-    "correlate2d_gradient_input_kernel": ["correlate2d_gradient_input"],
+    "correlation_product": ["correlate2d"],
+    "next_place": ["correlate2d"],
+    "cells_inside": ["correlate2d"],
+    "place_patches": ["correlate2d"],
+    "next_stage": ["correlate2d"],
+    "stage_before": ["correlate2d"],
+    "store_tile": ["correlate2d"],
+    "sum_splits": ["correlate2d"],
+    "_prepare": ["correlate2d_gradient_input"],
+    "direct_correlation": ["correlate2d"],
+    "direct_gradient": ["correlate2d_gradient_input"],
+    "seen_from": ["correlate2d_gradient_input"],
     "correlate2d_gradient_filters_kernel": ["correlate2d_gradient_filters"],
     "unpool_kernel": ["correlate2d_max_pool2d_gradient_input"],
+    "direct_gradient_filters_kernel": ["correlate2d_gradient_filters"],
+    "place_entries": ["correlate2d_gradient_filters"],
+    "next_pixel": ["correlate2d_gradient_filters"],
+    "store_sums": ["correlate2d_gradient_filters"],
     "_sum_chunks": ["correlate2d_gradient_filters"],
+    "correlate_first_kernel": ["correlate2d"],
+    "fetch_block": ["correlate2d"],
+    "store_pixels": ["correlate2d"],
+    "store_largest": ["correlate2d_max_pool2d"],
+    "larger_pixel": ["correlate2d_max_pool2d"],
+    "store_filters": ["correlate2d", "correlate2d_max_pool2d"],
     "_sum_pixels": ["correlate_image"],
     "_window": ["zero_pad2d", "crop2d"],
     "_column_gradients": ["batch_normalization_gradient"],
@@ -42,13 +62,15 @@ SHOWN_BY = {
 }
 
 # What these tests cannot notice, and why.
-ALWAYS_TRUE = "the tiles of today leave no thread without an entry to fetch"
 FASTER = "only saves work: what is skipped adds zero"
 EQUIVALENT = {
-    ("correlate2d_kernel", "k < depth"): ALWAYS_TRUE,
-    ("correlate2d_gradient_input_kernel", "c < columns"): ALWAYS_TRUE,
-    ("correlate2d_gradient_filters_kernel", "k < depth"): ALWAYS_TRUE,
-    ("correlate2d_gradient_filters_kernel", "entry == entries"): "rows past the constant one are not stored",
+    ("correlation_product", "stage < tiles_left"): FASTER,
+    ("correlation_product", "tiles_left > ahead"): FASTER,
+    ("place_entries", "entry < p.entries"): "only saves reads: sums past the last entry are not stored",
+    (
+        "correlate2d_gradient_filters_kernel",
+        "f + e * t.filter_apart < p.group_filters",
+    ): "only saves reads: sums past the last filter are not stored",
     ("_regularize", "l1[region] != real(0)"): FASTER,
     ("_regularize", "l2[region] != real(0)"): FASTER,
     ("_sgd", "decay != zero"): FASTER,
@@ -72,7 +94,12 @@ def calls(name):
     """
     cases = [(case, ()) for case in CASES[name]]
     if name.startswith("correlate2d"):
-        cases = [cases[0], cases[-1]] if name == "correlate2d_gradient_filters" else cases[:1]
+        shown = {
+            "correlate2d_gradient_filters": [0, -3, -2, -1],
+            "correlate2d": [0, -1, 1, 2, 4],
+            "correlate2d_max_pool2d": [0, -1],
+        }
+        cases = [cases[number] for number in shown.get(name, [0])]
     special = {**CASES[name][0], **(UNPADDED if name.startswith("correlate2d") else {})}
     if name not in NOT_PROPAGATING:
         cases.append((special, (np.nan,) * 8))
@@ -107,8 +134,8 @@ class Listening(Gpu):
         super().__init__()
         self.barriers = {}
 
-    def kernel(self, function, types):
-        ready = super().kernel(function, types)
+    def kernel(self, function, types, bounds=None):
+        ready = super().kernel(function, types, bounds)
         count = len(mutants.barriers_of(ready))
         self.barriers[function.__name__] = max(count, self.barriers.get(function.__name__, 0))
         return ready

@@ -3,10 +3,12 @@
 What lies between them stays in a workspace: it has a purpose of its own, since the gradient by filters asks for a
 workspace too.
 
-Forward, the correlation writes the cells that windows cover, and the pooling reads them.  Backward, one thread for each
-of these cells makes its dz: ``dy * slope_from_value(y)`` at the winner of each window, where the activation's value is
-that of the pooling, and 0 elsewhere.  Consecutive threads take consecutive channels.  The gradients are those of a
-correlation whose activation is linear.
+Forward, the correlation writes the cells that windows cover, and the pooling reads them; in first layers with windows
+of 2 x 2 cells one kernel does both (`correlate_first`), and writes a quarter of the cells and their numbers.
+
+Backward, one thread for each of these cells makes its dz: ``dy * slope_from_value(y)`` at the winner of each window,
+where the activation's value is that of the pooling, and 0 elsewhere.  Consecutive threads take consecutive channels.
+The gradients are those of a correlation whose activation is linear.
 
 What bounds it: as in `correlate`; what lies between is written and read once more.
 """
@@ -19,6 +21,7 @@ from ..formulas import LINEAR
 from ..geometry import int32_geometry, pooled_part
 from . import tiles, toolkit
 from .correlate import correlate2d, correlate2d_gradient_filters, correlate2d_gradient_input
+from .correlate_first import correlate_first_pooled, suits
 from .formulas import pixel_gradient, pixel_place, quotient
 from .pool import max_pool2d
 from .toolkit import cuda
@@ -27,6 +30,9 @@ from .toolkit import cuda
 def correlate2d_max_pool2d(x, filters, bias, geometry, activation, alpha, pool, y, winner):
     """``y = max_pool2d(activation(correlate2d(x, filters) + bias))``, and the winners."""
     part = pooled_part(geometry, pool)
+    if y.dtype == np.float32 and pool.kernel_height == pool.kernel_width == 2 and suits(part):
+        correlate_first_pooled(x, filters, bias, part, activation, alpha, y, winner)
+        return
     activated = toolkit.workspace(_cells(part), y.dtype, "between")
     correlate2d(x, filters, bias, part, activation, alpha, activated)
     max_pool2d(activated, pool._replace(height=part.out_height, width=part.out_width), y, winner)

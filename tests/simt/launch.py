@@ -22,7 +22,7 @@ from .machine import Kernel
 from .memory import GlobalMemory
 
 # Options of `cuda.jit` that do not change the code.
-HARMLESS = {"cache", "device", "inline", "opt", "extensions", "lto"}
+HARMLESS = {"cache", "device", "inline", "opt", "extensions", "lto", "launch_bounds"}
 
 
 class DeviceArray:
@@ -106,6 +106,8 @@ class Gpu:
 
     Attributes
     ----------
+    multiprocessors : int
+        How many it says it has.
     launched : list
         ``(name, blocks, threads)`` of every launch.
     longest : int
@@ -116,7 +118,7 @@ class Gpu:
         self.capability = capability
         self.options = {"counters": counters, "order": order, **options}
         self.memory = GlobalMemory(size)
-        self.launched, self.longest = [], 0
+        self.launched, self.longest, self.multiprocessors = [], 0, 132
 
     def empty(self, shape, dtype):
         """An array that nothing has written."""
@@ -142,13 +144,13 @@ class Gpu:
         if unknown:
             raise SimtError(f"options of cuda.jit that are not compiled with: {sorted(unknown)}")
         types = tuple(type_of(argument) for argument in arguments)
-        ready = self.kernel(kernel.py_func, types)
+        ready = self.kernel(kernel.py_func, types, kernel.targetoptions.get("launch_bounds"))
         flat = [number for argument in arguments for number in flatten(argument)]
         self.longest = max(self.longest, ready.run(self.memory, blocks, threads, flat, **self.options))
 
-    def kernel(self, function, types):
+    def kernel(self, function, types, bounds=None):
         """The compiled and parsed kernel."""
-        return compiled(function, types, self.capability)
+        return compiled(function, types, self.capability, bounds)
 
     @contextlib.contextmanager
     def installed(self):
@@ -157,17 +159,19 @@ class Gpu:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(toolkit, "launch", self.launch)
             patch.setattr(toolkit, "workspace", lambda count, dtype, purpose=None: self.empty(count, dtype))
+            patch.setattr(toolkit, "compute_capability", lambda: self.capability)
+            patch.setattr(toolkit, "multiprocessors", lambda: self.multiprocessors)
             patch.setattr(device_memory, "cuda", cuda)
             patch.setattr(devices, "cuda_status", lambda: (True, "a machine that executes PTX"))
             yield self
 
 
 @functools.lru_cache(maxsize=512)
-def compiled(function, types, capability):
+def compiled(function, types, capability, bounds=None):
     """The kernel for these types, from the same PTX that `test_cuda_ptx` looks into."""
     from test_cuda_ptx import ptx_of
 
-    return Kernel(ptx_of(function, types, capability))
+    return Kernel(ptx_of(function, types, capability, bounds))
 
 
 def type_of(argument):

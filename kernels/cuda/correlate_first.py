@@ -1,0 +1,325 @@
+"""The 2D cross-correlation of a network's first layer, whose pictures have one to four channels.
+
+With so few channels a patch is too short to be cut into strips, and writing the output is most of the work.  So a block
+keeps what it needs of the picture and all weights in shared memory, and nothing is waited for in the loop::
+
+       x, in shared memory                       y
+       +---------------------------+             a block: `down` x `across` threads' tiles of 2 x 4 pixels, and
+       |  one row of 4 patches     |             `columns` filters, 8 of them for each thread
+       |  +--+--+--+--+ - - +      |             +----+----+----+
+       |  |  |  |  |  |     |      |      ->     |2x4 |    |    |
+       |  +--+--+--+--+ - - +      |             +----+----+----+
+       |  kept in registers        |             |    |    |    |
+       +---------------------------+             +----+----+----+
+
+For every kernel row, a thread reads the row of x that its four patches share, once, and keeps it in registers: all
+cells of that kernel row find their pixels there.  Of its eight filters it reads two times four weights for a cell
+and channel, and adds 64 products.
+
+Memory traffic.  x is read once, and a border of it again by neighbouring blocks; weights come from the caches.  If
+filters are a multiple of 4, y is written 16 bytes at a time, neighbouring threads writing neighbouring filters.
+
+What bounds it.  Writing y, if a network is to train: for 32 filters of 3 x 3 x 3 cells, 27 multiply-adds for each
+number that is written.  In the loop itself, multiply-adds: for 64 of them a thread reads shared memory 3 times.
+
+Kernels are made for the window, the strides, the channels and the activation: their loops unroll.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from numpy import int32, uint32
+
+from ..geometry import int32_geometry
+from . import tiles, toolkit
+from .formulas import activate, inline
+from .instructions import (
+    ALIGNMENT,
+    divide,
+    load_if,
+    move,
+    multiply_patches,
+    pin,
+    shared_address,
+    store,
+    store4,
+    store4_bytes,
+    store_byte,
+)
+from .toolkit import cuda
+
+MOST_CHANNELS = 4
+# Of shared memory, in numbers of 4 bytes, and of registers that hold pixels.
+SHARED_NUMBERS, MOST_PIXEL_REGISTERS = 12288, 96
+# A thread's part of the output.
+ROWS, PIXELS, FILTERS = 2, 4, 8
+
+
+class Layout(NamedTuple):
+    """How a block's threads share its pixels and filters, and how x lies in shared memory: constants of a kernel.
+
+    `lanes` threads side by side have different filters, `across` groups of them different columns, and `down` such
+    rows of threads different rows.  A line of x has `pitch` numbers, of which `line` are used.
+    """
+
+    threads: int
+    columns: int
+    lanes: int
+    across: int
+    down: int
+    kernel_height: int
+    kernel_width: int
+    channels: int
+    stride_height: int
+    stride_width: int
+    lines: int
+    line: int
+    pitch: int
+    weights_begin: int
+    entries: int
+
+    @property
+    def numbers(self):
+        """Numbers in shared memory."""
+        return self.weights_begin + self.entries * self.columns
+
+
+class Problem(NamedTuple):
+    """What the kernel must know of a correlation beside its layout, in 32-bit integers."""
+
+    height: int
+    row: int
+    pad_top: int
+    pad_left: int
+    out_height: int
+    out_width: int
+    out_channels: int
+    blocks_down: int
+    blocks_across: int
+
+
+def suits(g):
+    """Whether the kernel of this module computes a correlation."""
+    few = g.groups == 1 and g.channels <= MOST_CHANNELS and g.dilation_height == g.dilation_width == 1
+    if not few or g.out_height < ROWS or g.out_width < PIXELS:
+        return False
+    t = layout_of(g)
+    registers = ROWS * ((PIXELS - 1) * t.stride_width + t.kernel_width) * t.channels
+    return t.numbers <= SHARED_NUMBERS and registers <= MOST_PIXEL_REGISTERS
+
+
+@functools.lru_cache(maxsize=1024)
+def layout_of(g):
+    """The layout for a correlation's geometry."""
+    columns = next((size for size in (8, 16) if size >= g.out_channels), 32)
+    lanes = columns // FILTERS
+    groups = tiles.FIRST_THREADS // lanes
+    # Blocks as wide as the output, up to a square or so.
+    across = 1
+    while across * PIXELS < g.out_width and across * across * PIXELS < groups * ROWS:
+        across *= 2
+    down = groups // across
+    lines = (down * ROWS - 1) * g.stride_height + g.kernel_height
+    line = ((across * PIXELS - 1) * g.stride_width + g.kernel_width) * g.channels
+    # Four numbers are read at once, also past the end of what is used.
+    pitch = -(-line // 4) * 4
+    entries = g.kernel_height * g.kernel_width * g.channels
+    return Layout(
+        tiles.FIRST_THREADS, columns, lanes, across, down, g.kernel_height, g.kernel_width, g.channels,
+        g.stride_height, g.stride_width, lines, line, pitch, lines * pitch, entries,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(g):
+    """Layout, grid and problem of a correlation's geometry."""
+    int32_geometry(g)  # refuses what 32 bits cannot count
+    t = layout_of(g)
+    blocks_down = tiles.blocks_for(g.out_height, t.down * ROWS)
+    blocks_across = tiles.blocks_for(g.out_width, t.across * PIXELS)
+    numbers = (
+        g.height, g.width * g.channels, g.pad_top, g.pad_left * g.channels,
+        g.out_height, g.out_width, g.out_channels, blocks_down, blocks_across,
+    )  # fmt: skip
+    blocks = g.batch * blocks_down * blocks_across, tiles.blocks_for(g.out_channels, t.columns)
+    return t, blocks, Problem(*map(np.int32, numbers))
+
+
+def correlate_first(x, filters, bias, geometry, activation, alpha, y):
+    """``y = activation(correlate2d(x, filters) + bias)`` in float32, for a geometry that `suits`."""
+    y = toolkit.address(y)
+    _launch(x, filters, bias, geometry, activation, alpha, y, y, pooled=False)
+
+
+def correlate_first_pooled(x, filters, bias, geometry, activation, alpha, y, winner):
+    """The largest of each 2 x 2 pixels of it, and its number, for a geometry that `suits` with even extents."""
+    _launch(x, filters, bias, geometry, activation, alpha, toolkit.address(y), toolkit.address(winner), pooled=True)
+
+
+def _launch(x, filters, bias, geometry, activation, alpha, y, winner, pooled):
+    t, blocks, p = _plan(geometry)
+    x, filters, bias = toolkit.address(x), toolkit.address(filters), toolkit.address(bias)
+    aligned = toolkit.is_aligned(y) and toolkit.is_aligned(winner)
+    wide = geometry.out_channels % 4 == 0 and aligned
+    kernel = _kernel(t, wide, int(activation), pooled)
+    toolkit.launch(kernel, blocks, (t.threads,), x, filters, bias, p, np.float32(alpha), y, winner)
+
+
+@inline
+def fetch_block(x, filters, base, picture, top, left, first_filter, p, t):
+    """Put what a block needs of x, and its filters, into shared memory, with zeros for what does not exist."""
+    thread = int32(cuda.threadIdx.x)
+    place = thread
+    while place < t.weights_begin:
+        line = divide(place, int32(t.pitch))
+        u, v = int32(top + line), int32(left + place - line * t.pitch)
+        inside = (uint32(u) < uint32(p.height)) & (uint32(v) < uint32(p.row))
+        number = load_if(inside, move(x, int32((picture * p.height + u) * p.row + v)))
+        store(move(base, place), number)
+        place = int32(place + t.threads)
+    place = thread
+    while place < t.entries * t.columns:
+        entry = divide(place, int32(t.columns))
+        f = int32(first_filter + place - entry * t.columns)
+        number = load_if(f < p.out_channels, move(filters, int32(entry * p.out_channels + f)))
+        store(move(base, int32(t.weights_begin + place)), number)
+        place = int32(place + t.threads)
+
+
+@functools.cache
+def _kernel(t, wide, activation, pooled):
+    """The kernel for a layout; whether it writes four filters at once, and the largest of 2 x 2 pixels."""
+    threads, numbers, count = t.threads, t.numbers, ROWS * PIXELS * FILTERS
+    kernel_width, channels, stride = t.kernel_width, t.channels, t.stride_width
+    columns, half, row_step = t.columns, t.columns // 2, t.stride_height * t.pitch
+
+    @cuda.jit(cache=True, **toolkit.bounds(threads, 4))
+    def correlate_first_kernel(x, filters, bias, p, alpha, y, winner):
+        kept = cuda.shared.array(numbers, np.float32, alignment=ALIGNMENT)
+        sums = cuda.local.array(count, np.float32)
+        base = shared_address(kept)
+
+        # Which part of which picture is this block's, and which of it this thread's.
+        line = divide(int32(cuda.blockIdx.x), p.blocks_across)
+        picture = divide(line, p.blocks_down)
+        i = int32((line - picture * p.blocks_down) * (t.down * ROWS))
+        j = int32((cuda.blockIdx.x - line * p.blocks_across) * (t.across * PIXELS))
+        first_filter = int32(cuda.blockIdx.y * columns)
+        thread = int32(cuda.threadIdx.x)
+        lane, group = int32(thread % t.lanes), int32(thread // t.lanes)
+        down, across = int32(group // t.across), int32(group % t.across)
+
+        top, left = int32(i * t.stride_height - p.pad_top), int32(j * t.stride_width * t.channels - p.pad_left)
+        fetch_block(x, filters, base, picture, top, left, first_filter, p, t)
+        for s in range(count):
+            sums[s] = np.float32(0)
+        patches = pin(move(base, int32(down * (ROWS * row_step) + across * (PIXELS * stride * channels))))
+        weights = pin(move(base, int32(t.weights_begin + lane * 4)))
+        cuda.syncthreads()
+
+        # One kernel row a turn: the compiler would read all rows of x at once, for which there are no registers.
+        rest = int32(t.kernel_height)
+        while rest > 0:
+            multiply_patches(sums, patches, weights, kernel_width, channels, stride, row_step, columns, half)
+            patches, weights = move(patches, t.pitch), move(weights, kernel_width * channels * columns)
+            rest = int32(rest - 1)
+
+        # Both halves are written out, here and below: a loop that is not unrolled would put the sums into memory.
+        row, column, f = int32(i + down * ROWS), int32(j + across * PIXELS), int32(first_filter + lane * 4)
+        add_bias(sums, 0, bias, f, activation, alpha, p)
+        add_bias(sums, 4, bias, int32(f + half), activation, alpha, p)
+        if pooled:
+            store_largest(sums, 0, 0, y, winner, picture, row, column, f, wide, p)
+            store_largest(sums, 2, 0, y, winner, picture, row, column, f, wide, p)
+            store_largest(sums, 0, 4, y, winner, picture, row, column, int32(f + half), wide, p)
+            store_largest(sums, 2, 4, y, winner, picture, row, column, int32(f + half), wide, p)
+        else:
+            store_pixels(sums, 0, y, picture, row, column, f, wide, p)
+            store_pixels(sums, 4, y, picture, row, column, int32(f + half), wide, p)
+
+    return correlate_first_kernel
+
+
+@inline
+def add_bias(sums, first, bias, f, activation, alpha, p):
+    """Add the bias to what a thread has of four filters, and apply the activation."""
+    a, b = load_if(f < p.out_channels, move(bias, f)), load_if(f + 1 < p.out_channels, move(bias, f + 1))
+    c, d = load_if(f + 2 < p.out_channels, move(bias, f + 2)), load_if(f + 3 < p.out_channels, move(bias, f + 3))
+    for pixel in range(ROWS * PIXELS):
+        s = pixel * FILTERS + first
+        sums[s] = activate(activation, alpha, sums[s] + a)
+        sums[s + 1] = activate(activation, alpha, sums[s + 1] + b)
+        sums[s + 2] = activate(activation, alpha, sums[s + 2] + c)
+        sums[s + 3] = activate(activation, alpha, sums[s + 3] + d)
+
+
+@inline
+def store_pixels(sums, first, y, picture, row, column, f, wide, p):
+    """Write what a thread has of four filters."""
+    for r in range(ROWS):
+        for n in range(PIXELS):
+            s = (r * PIXELS + n) * FILTERS + first
+            place = int32(((picture * p.out_height + row + r) * p.out_width + column + n) * p.out_channels + f)
+            if row + r < p.out_height and column + n < p.out_width:
+                store_filters(move(y, place), f, sums[s], sums[s + 1], sums[s + 2], sums[s + 3], wide, p)
+
+
+@inline
+def store_largest(sums, pixel, first, y, winner, picture, row, column, f, wide, p):
+    """Write the largest of 2 x 2 pixels that a thread has of four filters, and which it is."""
+    s = pixel * FILTERS + first
+    a, a_winner = largest(sums, s)
+    b, b_winner = largest(sums, s + 1)
+    c, c_winner = largest(sums, s + 2)
+    d, d_winner = largest(sums, s + 3)
+    column = int32(column + pixel)
+    window = divide(int32(picture * p.out_height + row), int32(2)) * divide(p.out_width, int32(2))
+    place = int32((window + divide(column, int32(2))) * p.out_channels + f)
+    if row < p.out_height and column < p.out_width:
+        store_filters(move(y, place), f, a, b, c, d, wide, p)
+        if wide:
+            if f < p.out_channels:
+                store4_bytes(winner, place, a_winner, b_winner, c_winner, d_winner)
+        else:
+            if f < p.out_channels:
+                store_byte(winner, place, a_winner)
+            if f + 1 < p.out_channels:
+                store_byte(winner, int32(place + 1), b_winner)
+            if f + 2 < p.out_channels:
+                store_byte(winner, int32(place + 2), c_winner)
+            if f + 3 < p.out_channels:
+                store_byte(winner, int32(place + 3), d_winner)
+
+
+@inline
+def largest(sums, first):
+    """The largest of 2 x 2 pixels, and its number; the first of equal ones, and the first NaN, as in `pool`."""
+    best, number = larger_pixel(sums[first], int32(0), sums[first + FILTERS], int32(1))
+    best, number = larger_pixel(best, number, sums[first + PIXELS * FILTERS], int32(2))
+    return larger_pixel(best, number, sums[first + (PIXELS + 1) * FILTERS], int32(3))
+
+
+@inline
+def larger_pixel(best, number, value, its_number):
+    """The larger of two pixels, and its number."""
+    if value > best or (value != value and best == best):
+        best, number = value, its_number
+    return best, number
+
+
+@inline
+def store_filters(target, f, a, b, c, d, wide, p):
+    """Write the numbers of four filters from `f` on, those that exist."""
+    if wide:
+        if f < p.out_channels:
+            store4(target, a, b, c, d)
+    else:
+        if f < p.out_channels:
+            store(target, a)
+        if f + 1 < p.out_channels:
+            store(move(target, 1), b)
+        if f + 2 < p.out_channels:
+            store(move(target, 2), c)
+        if f + 3 < p.out_channels:
+            store(move(target, 3), d)
