@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from gpuconv.kernels import precision
 
 import gpuconv
-from gpuconv.kernels import precision
 
 
 @pytest.fixture
