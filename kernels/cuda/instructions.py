@@ -24,7 +24,7 @@ disk cache does not find a kernel again that holds one in a closure.
 
 import numpy as np
 
-from .toolkit import SIMULATED, Address
+from .toolkit import SIMULATED, Address, cuda
 
 # How `multiply_fragments` multiplies float32 numbers on tensor cores, whose factors have fewer bits: as the sum of
 # three products of TF32 numbers, with nearly all bits; cut to TF32, 10 bits of fraction; rounded to bfloat16, 7 bits.
@@ -85,6 +85,10 @@ if SIMULATED:
         """The same address, computed here and kept: the compiler cannot move its arithmetic into a loop."""
         return address
 
+    def thread_number():
+        """``cuda.threadIdx.x``, asked for here and now: what is computed from it need not be kept in registers."""
+        return np.int32(cuda.threadIdx.x)
+
     def divide(a, b):
         """``a // b`` of numbers from 0 to 2**31 - 1, by 32-bit division."""
         return np.int32(int(a) // int(b))
@@ -92,6 +96,18 @@ if SIMULATED:
     def bit(mask, place):
         """Bit number `place`, from 0 to 31, of a 32-bit mask: 0 or 1."""
         return int(mask) >> int(place) & 1
+
+    def power_of_two(place):
+        """The 32-bit mask in which bit number `place`, from 0 to 31, alone is set."""
+        return np.uint32(1 << int(place))
+
+    def shift_left(mask, count):
+        """A 32-bit mask, shifted by fewer than 32 bits."""
+        return np.uint32(int(mask) << int(count) & 0xFFFFFFFF)
+
+    def shift_right(mask, count):
+        """A 32-bit mask, shifted by fewer than 32 bits."""
+        return np.uint32(int(mask) >> int(count))
 
     def multiply_rows(sums, left, right, rows, columns, depth, left_stride, right_stride, row_step, column_step):
         """Add the product of a left strip stored by rows, ``(row, k)``, and a right strip ``(k, column)``.
@@ -348,6 +364,13 @@ else:
         return address(address), generate
 
     @intrinsic
+    def thread_number(typing):
+        def generate(context, builder, signature, arguments):
+            return _assembly(builder, "mov.u32 $0, %tid.x;", "=r", _i32, [])
+
+        return types.int32(), generate
+
+    @intrinsic
     def divide(typing, a, b):
         def generate(context, builder, signature, arguments):
             return builder.udiv(*arguments)
@@ -358,6 +381,27 @@ else:
     def bit(typing, mask, place):
         def generate(context, builder, signature, arguments):
             return builder.and_(builder.lshr(*arguments), _i32(1))
+
+        return types.uint32(types.uint32, types.uint32), generate
+
+    @intrinsic
+    def power_of_two(typing, place):
+        def generate(context, builder, signature, arguments):
+            return builder.shl(_i32(1), arguments[0])
+
+        return types.uint32(types.uint32), generate
+
+    @intrinsic
+    def shift_left(typing, mask, count):
+        def generate(context, builder, signature, arguments):
+            return builder.shl(*arguments)
+
+        return types.uint32(types.uint32, types.uint32), generate
+
+    @intrinsic
+    def shift_right(typing, mask, count):
+        def generate(context, builder, signature, arguments):
+            return builder.lshr(*arguments)
 
         return types.uint32(types.uint32, types.uint32), generate
 

@@ -57,6 +57,11 @@ def _configured(kernel, blocks, threads):
         return kernel[blocks, threads]
 
 
+def bounds(threads, blocks):
+    """Options of `cuda.jit`: at most so many threads a block, and registers for so many blocks at once."""
+    return {} if SIMULATED else {"launch_bounds": (threads, blocks)}
+
+
 _workspaces = threading.local()
 
 

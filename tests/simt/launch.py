@@ -22,7 +22,7 @@ from .machine import Kernel
 from .memory import GlobalMemory
 
 # Options of `cuda.jit` that do not change the code.
-HARMLESS = {"cache", "device", "inline", "opt", "extensions", "lto"}
+HARMLESS = {"cache", "device", "inline", "opt", "extensions", "lto", "launch_bounds"}
 
 
 class DeviceArray:
