@@ -547,7 +547,9 @@ else:
             """Add the products of left fragments and the right ones number `four`, 16 terms each, in two steps."""
             if precision == THREE_TF32:
                 a, b = ([[self._split(step) for step in steps] for steps in fragments] for fragments in (a, b))
-            if precision == BFLOAT16:
+            elif precision == TF32:
+                b = [[self._anew(step) for step in steps] for steps in b]
+            else:
                 a = [self._packed([step[k::2] for step in steps for k in range(2)]) for steps in a]
                 b = [self._packed(steps) for steps in b]
             for block, left in enumerate(a):
@@ -577,17 +579,26 @@ else:
             return [self.builder.fadd(*pair) for pair in zip(sums, part, strict=True)]
 
         def _split(self, numbers):
-            """Numbers cut to TF32, and what was cut off, rounded to it; nothing is cut off an infinity."""
+            """Numbers, of which tensor cores see TF32, and what they do not see of them, rounded to TF32.
+
+            What is left of an infinity is NaN or zero, and so three products of one may be NaN.
+            """
             builder = self.builder
-            large, small = [], []
+            small = []
             for bits in numbers:
                 cut = builder.and_(bits, _i32(0xFFFFE000))
                 rest = builder.fsub(builder.bitcast(bits, _float), builder.bitcast(cut, _float))
-                rounded = builder.add(builder.bitcast(rest, _i32), _i32(0x1000))
-                infinite = builder.icmp_unsigned("==", builder.and_(bits, _i32(0x7FFFFFFF)), _i32(0x7F800000))
-                large.append(cut)
-                small.append(builder.select(infinite, _i32(0), rounded))
-            return large, small
+                small.append(builder.add(builder.bitcast(rest, _i32), _i32(0x1000)))
+            return self._anew(numbers), small
+
+        def _anew(self, numbers):
+            """The same numbers, as results of an addition of -0.
+
+            Tensor cores take the right factor from two registers side by side, where a load of four numbers does not
+            put it.  The assembler moves loaded numbers there for every use, but computes these in their place.
+            """
+            code = ir.InlineAsm(ir.FunctionType(_i32, [_float]), "add.rn.f32 $0, $1, 0f80000000;", "=r,f")
+            return [self.builder.call(code, [self.builder.bitcast(number, _float)]) for number in numbers]
 
         def _packed(self, pairs):
             """Each pair as two bfloat16 numbers in 32 bits, the first below."""
