@@ -682,6 +682,9 @@ def fragments_of(precision, capability, entries, filters):
     With the precision of float32 they do so in three products.  That pays where a product of TF32 numbers takes less
     than a third of the time: on the GPUs of data centres, of compute capability 8.0 and 9.0, but not on others, whose
     tensor cores multiply TF32 numbers as fast as their multipliers float32 ones; and where sums are long enough.
+
+    In sums of 1728 random terms, the largest error is 1.7e-8 of the sum of their sizes with three products, 7.1e-8 with
+    float32 multiply-adds, 6.8e-5 with TF32 and 1.7e-4 with bfloat16 (`tests/test_simt_tensor_cores.py`).
     """
     if capability < (8, 0):
         return None
