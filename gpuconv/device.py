@@ -18,6 +18,7 @@ import sys
 from functools import cache
 
 from . import checks
+from .kernels import precision
 
 _MODULES = {"cpu": "gpuconv.kernels.cpu", "cuda": "gpuconv.kernels.cuda"}
 NAMES = ("auto", *_MODULES)
@@ -197,6 +198,44 @@ def set_winograd(choice):
     importlib.import_module("gpuconv.kernels.cpu.winograd").set_winograd(choice)
 
 
+def get_precision():
+    """What `set_precision` has set, or ``GPUCONV_PRECISION`` at the start: ``'float32'``, ``'tf32'`` or ``'bf16'``.
+
+    Examples
+    --------
+    >>> import gpuconv
+    >>> gpuconv.get_precision()
+    'float32'
+    """
+    return precision.get_precision()
+
+
+def set_precision(choice):
+    """Choose how exactly CUDA multiplies float32 numbers in correlations and dense layers, from the next call on.
+
+    Parameters
+    ----------
+    choice : {'float32', 'tf32', 'bf16'}
+        ``'float32'``, the default: with the accuracy of float32, by multiply-adds or, where these are slower, on tensor
+        cores in three products.  ``'tf32'``: factors are cut to 10 bits of fraction, an error of up to 2**-10 in each.
+        ``'bf16'``: they are rounded to 7 bits, up to 2**-8.  Sums are float32 in any case.  Gradients by filters, and
+        problems that tensor cores are not used for (compute capability 7.5; fewer than four channels or filters a
+        group, or no multiple of four), keep the accuracy of float32; the CPU does not look at this.
+
+    Raises
+    ------
+    ValueError
+        If `choice` is none of these.
+
+    Examples
+    --------
+    >>> import gpuconv
+    >>> gpuconv.set_precision("tf32")
+    >>> gpuconv.set_precision("float32")
+    """
+    precision.set_precision(choice)
+
+
 def show_config():
     """Print versions, threads and devices: what to send along with a question.
 
@@ -222,6 +261,7 @@ def show_config():
         ("CPU threads", f"{get_num_threads()} of {os.cpu_count()} processors"),
         ("GPUCONV_DEVICE", os.environ.get("GPUCONV_DEVICE", "not set")),
         ("Winograd tiles", get_winograd()),
+        ("precision on CUDA", get_precision()),
     ]
     answers, reason = cuda_status()
     if answers:

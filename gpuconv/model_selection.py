@@ -250,7 +250,7 @@ def grid_search(
     seed = seeds.next_seed() if seed is None else seed
 
     # What other processes would not know.
-    computing = devices.current_name(), devices.get_winograd()
+    computing = devices.current_name(), devices.get_winograd(), devices.get_precision()
     search = GridSearch(parameters, monitor, seed)
     tasks = (
         (
@@ -272,9 +272,10 @@ def _train(
     place, create_model, point, seed, computing, data, validation_data, settings, create_callbacks, with_weights
 ):
     """Train one network; this is what runs in other processes."""
-    device, winograd = computing
+    device, winograd, precision = computing
     with _one_at_a_time, _seeded(seed), devices.use_device(device), _divergence_is_no_error():
         devices.set_winograd(winograd)
+        devices.set_precision(precision)
         start = time.perf_counter()
         model = create_model(**point)
         callbacks = create_callbacks() if create_callbacks else None

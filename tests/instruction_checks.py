@@ -8,17 +8,22 @@ import numpy as np
 from gpuconv.kernels.cuda.instructions import (
     ADDRESS,
     ALIGNMENT,
+    BFLOAT16,
+    TF32,
+    THREE_TF32,
     await_copies,
     bit,
     close_copies,
     copy4_if,
     copy_if,
     divide,
+    fragment_corners,
     load,
     load4,
     load4_if,
     load_if,
     move,
+    multiply_fragments,
     multiply_rows,
     multiply_steps,
     pin,
@@ -158,6 +163,69 @@ def _check_product(run, kernel, row_step):
     assert (np.abs(target - expected) <= 9 * 2.0**-24 * scale).all()
 
 
+# A warp's 32 x 32 product of 32 terms, in strips whose strides keep the lanes' reads apart.
+WARP_ROWS, WARP_COLUMNS, WARP_DEPTH, WARP_LEFT_STRIDE, WARP_RIGHT_STRIDE = 4, 8, 32, 36, 36
+
+
+def _fragments_kernel(precision):
+    def kernel(a, b, target):
+        left = cuda.shared.array(1152, np.float32, alignment=ALIGNMENT)
+        right = cuda.shared.array(1152, np.float32, alignment=ALIGNMENT)
+        sums = cuda.local.array(SUMS, np.float32)
+        lane = np.int32(cuda.threadIdx.x)
+        a_strip, b_strip = shared_address(left), shared_address(right)
+        for k in range(32):
+            store(move(a_strip, lane * WARP_LEFT_STRIDE + k), load(move(a, lane * 32 + k)))
+            store(move(b_strip, k * WARP_RIGHT_STRIDE + lane), load(move(b, k * 32 + lane)))
+        for place in range(SUMS):
+            sums[place] = np.float32(place)
+        cuda.syncthreads()
+        down, along = fragment_corners(lane, WARP_LEFT_STRIDE, WARP_RIGHT_STRIDE)
+        multiply_fragments(
+            sums, move(a_strip, down), move(b_strip, along), lane,
+            WARP_ROWS, WARP_COLUMNS, WARP_DEPTH, WARP_LEFT_STRIDE, WARP_RIGHT_STRIDE, precision,
+        )  # fmt: skip
+        for place in range(SUMS):
+            row, column = lane // 4 + place // 8 * 8, lane % 4 * 4 + place % 8 // 4 * 16 + place % 4
+            store(move(target, row * 32 + column), sums[place])
+
+    return kernel
+
+
+def _product_of_fragments(run, precision, a, b):
+    target = np.full((32, 32), NOTHING)
+    run(_fragments_kernel(precision), 32, a, b, target)
+    return target
+
+
+def check_multiply_fragments(run):
+    a, b = numbers(32, 32), numbers(32, 32)
+    # Each sum began with the number of its place among the lane's.
+    row, column = np.arange(32)[:, None], np.arange(32)
+    begun = row // 8 * 8 + column // 16 * 4 + column % 4
+    expected = begun + a.astype(np.float64) @ b
+    scale = np.abs(a).astype(np.float64) @ np.abs(b)
+    # Sums are cut at each of 32 terms at most, so are factors: by 10 bits each, or rounded to 7, or to 21 in two parts.
+    cut = 32 * 2.0**-23 * (begun + scale)
+    for precision, factors in ((THREE_TF32, 2.0**-20), (TF32, 2 * 2.0**-10), (BFLOAT16, 2 * 2.0**-8)):
+        error = np.abs(_product_of_fragments(run, precision, a, b) - expected)
+        assert (error <= cut + factors * scale).all()
+        # The precision is what was asked for, and no other.
+        assert precision == THREE_TF32 or error.max() > 2.0**-20 * scale.max()
+
+
+def check_fragments_of_special_values(run):
+    """One infinity and one NaN in the left factor: the rows that they stand in, and no other."""
+    a, b = np.abs(numbers(32, 32)) + 1, np.abs(numbers(32, 32)) + 1
+    a[3, 5], a[20, 30] = np.inf, np.nan
+    for precision in (THREE_TF32, TF32, BFLOAT16):
+        got = _product_of_fragments(run, precision, a, b)
+        # What three products have cut off an infinity is no number.
+        assert (np.isnan(got[3]) if precision == THREE_TF32 else got[3] == np.inf).all()
+        assert np.isnan(got[20]).all()
+        assert np.isfinite(np.delete(got, (3, 20), axis=0)).all()
+
+
 def check_places_that_are_refused(run, outside, misaligned):
     """Accesses beyond an array's end, and to four numbers at a place that is no multiple of four."""
 
@@ -179,4 +247,11 @@ def check_places_that_are_refused(run, outside, misaligned):
         raise AssertionError(f"{kernel.__name__} was not refused")
 
 
-CHECKS = [check_accesses, check_quotients, check_multiply_rows, check_multiply_steps]
+CHECKS = [
+    check_accesses,
+    check_quotients,
+    check_multiply_rows,
+    check_multiply_steps,
+    check_multiply_fragments,
+    check_fragments_of_special_values,
+]

@@ -66,7 +66,7 @@ def test_channels_and_filters_that_are_no_multiples(monkeypatch, capability):
 
 def test_every_tile_is_chosen():
     def chosen(pixels, filters, channels=32, multiprocessors=132):
-        tile = tiles.register_tile(pixels, filters, 1, channels, 4, multiprocessors)
+        tile = tiles.register_tile(tiles.REGISTER_TILES, pixels, filters, 1, channels, multiprocessors)
         return tile.rows, tile.columns
 
     assert chosen(128 * 56 * 56, 128) == (128, 128)

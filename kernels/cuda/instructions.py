@@ -11,7 +11,7 @@ they see by the width.  An address counts in float32 numbers, and everything her
 four at once must lie at a multiple of 16 bytes.
 
 A register tile is a `cuda.local.array` whose places are all known when the kernel is compiled.  `multiply_rows` and
-`multiply_steps` add a product of two strips in shared memory to one.
+`multiply_steps` add a product of two strips in shared memory to one; `multiply_fragments` does so on tensor cores.
 
 Each function has a twin of the same name for Numba's simulator, which stands first, and says what both do.  There
 an address is a `toolkit.Address`, which knows its array: accesses beyond its ends, or to four numbers at a wrong
@@ -25,6 +25,10 @@ disk cache does not find a kernel again that holds one in a closure.
 import numpy as np
 
 from .toolkit import SIMULATED, Address
+
+# How `multiply_fragments` multiplies float32 numbers on tensor cores, whose factors have fewer bits: as the sum of
+# three products of TF32 numbers, with nearly all bits; cut to TF32, 10 bits of fraction; rounded to bfloat16, 7 bits.
+THREE_TF32, TF32, BFLOAT16 = range(3)
 
 if SIMULATED:
     # What local arrays of addresses hold, and how shared arrays are aligned that are accessed four numbers at once.
@@ -151,6 +155,47 @@ if SIMULATED:
         lines = [np.concatenate([move(patches, r * row_step + q).cells(4) for q in quads]) for r in range(2)]
         a = np.array([line[n * apart : n * apart + terms] for line in lines for n in range(4)])
         _add_product(sums, a, b)
+
+    def multiply_fragments(sums, left, right, lane, rows, columns, depth, left_stride, right_stride, precision):
+        """Add the product of a left strip stored by rows and a right strip ``(k, column)``, a whole warp together.
+
+        The warp's tile has ``8 rows`` rows and ``4 columns`` columns.  The register tile `sums` of lane
+        ``4 i + j`` has `rows` x `columns` of them: rows ``i, i + 8, ...``, and columns ``4 j .. 4 j + 3``, the same
+        16 further on, and so forth.  `left` and `right` are `fragment_corners` of the lane, in the strips of the
+        warp; `precision` is `THREE_TF32`, `TF32` or `BFLOAT16`.  All but the addresses and the lane are constants:
+        `rows` is even, `columns` a multiple of 8, `depth` of 16, and both strides are 4 more than a multiple of 8.
+
+        What tensor cores add they cut, toward zero.  With `THREE_TF32` they add 16 terms at a time, and these sums are
+        added to `sums` with rounding to nearest, which keeps the accuracy of float32: Ootomo and Yokota, "Recovering
+        single precision accuracy from tensor cores while surpassing the FP32 theoretical peak performance" (2022).
+        """
+        down, along = fragment_corners(lane, left_stride, right_stride)
+        left, right = move(left, -int(down)), move(right, -int(along))
+        group, place = int(lane) // 4, int(lane) % 4
+        a = np.array(
+            [
+                np.concatenate([move(left, (group + 8 * row) * left_stride + k).cells(4) for k in range(0, depth, 4)])
+                for row in range(rows)
+            ]
+        )
+        b = _right_strip(move(right, 4 * place), columns, depth, right_stride, 16)
+        _add_product(sums, _narrowed(a, precision), _narrowed(b, precision))
+
+    def fragment_corners(lane, left_stride, right_stride):
+        """How far from the beginning of its warp's strips the addresses lie that a lane gives `multiply_fragments`."""
+        lane = int(lane)
+        slot = lane // 4
+        return lane % 16 * left_stride + lane // 16 * 4, lane % 4 * right_stride + slot // 2 * 4 + slot % 2 * 16
+
+    def _narrowed(numbers, precision):
+        bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
+        if precision == TF32:
+            bits = bits & np.uint32(0xFFFFE000)
+        if precision == BFLOAT16:
+            bits = np.where(np.isnan(numbers), bits, bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(
+                0xFFFF0000
+            )
+        return bits.astype(np.uint32).view(np.float32)
 
     def _right_strip(right, columns, depth, stride, step):
         quads = range(columns // 4)
@@ -493,6 +538,154 @@ else:
             for row, column in _zigzag(self.rows, self.columns):
                 place = row * self.columns + column
                 self.sums[place] = self.builder.call(self.fma, [a[row], b[column], self.sums[place]])
+
+        def keep(self):
+            for number, place in zip(self.sums, self.places, strict=True):
+                self.builder.store(number, place)
+
+    @intrinsic
+    def fragment_corners(typing, lane, left_stride, right_stride):
+        constants = _constants(left_stride, right_stride)
+        result = types.UniTuple(types.int32, 2)
+
+        def generate(context, builder, signature, arguments):
+            lane = arguments[0]
+
+            def part(divisor, modulus, factor):
+                number = builder.urem(builder.udiv(lane, _i32(divisor)), _i32(modulus))
+                return builder.mul(number, _i32(factor))
+
+            down = builder.add(part(1, 16, constants[0]), part(16, 2, 4))
+            along = builder.add(part(1, 4, constants[1]), builder.add(part(8, 4, 4), part(4, 2, 16)))
+            return cgutils.pack_array(builder, [down, along])
+
+        return result(types.int32, left_stride, right_stride), generate
+
+    @intrinsic
+    def multiply_fragments(typing, sums, left, right, lane, rows, columns, depth, left_stride, right_stride, precision):
+        constants = rows, columns, depth, left_stride, right_stride, precision
+        rows, columns, depth, left_stride, right_stride, precision = _constants(*constants)
+
+        def generate(context, builder, signature, arguments):
+            tile = _FragmentTile(context, builder, signature, arguments, rows, columns)
+            for first in range(0, depth, 16):
+                steps = first, first + 8
+                a = [[tile.left(block * 16 * left_stride + k) for k in steps] for block in range(rows // 2)]
+                for four in range(columns // 8):
+                    b = [tile.right(k * right_stride + four * 32, 4 * right_stride) for k in steps]
+                    tile.add_products(four, a, list(zip(*b, strict=True)), precision)
+            tile.keep()
+            return context.get_dummy_value()
+
+        return types.void(sums, types.uint32, types.uint32, types.int32, *constants), generate
+
+    class _FragmentTile:
+        """Writes the code that adds products of fragments to a register tile.
+
+        A fragment of the left strip has 16 rows and 8 columns, one of the right strip 8 rows and 8 columns, of which
+        every lane holds 4 and 2 numbers.  Which column of the strip is which of the fragment is ours to choose: a
+        lane reads four columns side by side, one for each of four fragments, so that its sums lie side by side too.
+        """
+
+        def __init__(self, context, builder, signature, arguments, rows, columns):
+            self.builder, self.columns = builder, columns
+            data = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=arguments[0]).data
+            self.places = [builder.gep(data, [_i32(place)], inbounds=True) for place in range(rows * columns)]
+            self.sums = [builder.load(place) for place in self.places]
+            self.left_address = arguments[1]
+            self.right_strip = _pointer(builder, arguments[2], _SHARED, _float)
+
+        def left(self, offset):
+            """A fragment's 4 numbers of this lane, as 32 bits each."""
+            text = f"ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{$0, $1, $2, $3}}, [$4+{4 * offset}];"
+            kind = ir.LiteralStructType([_i32] * 4)
+            four = _assembly(self.builder, text, "=r,=r,=r,=r,r,~{memory}", kind, [self.left_address])
+            return [self.builder.extract_value(four, place) for place in range(4)]
+
+        def right(self, offset, half):
+            """Of each of four fragments, this lane's 2 numbers."""
+            quads = []
+            for place in (offset, offset + half):
+                pointer = self.builder.gep(self.right_strip, [_i32(place)], inbounds=True)
+                numbers = _load4(self.builder, self.builder.bitcast(pointer, ir.PointerType(_four, _SHARED)))
+                quads.append([self.builder.bitcast(number, _i32) for number in numbers])
+            return list(zip(*quads, strict=True))
+
+        def add_products(self, four, a, b, precision):
+            """Add the products of left fragments and the right ones number `four`, 16 terms each, in two steps."""
+            if precision == THREE_TF32:
+                a, b = ([[self._split(step) for step in steps] for steps in fragments] for fragments in (a, b))
+            elif precision == TF32:
+                b = [[self._anew(step) for step in steps] for steps in b]
+            else:
+                a = [self._packed([step[k::2] for step in steps for k in range(2)]) for steps in a]
+                b = [self._packed(steps) for steps in b]
+            for block, left in enumerate(a):
+                for column, right in enumerate(b):
+                    places = [
+                        (2 * block + down) * self.columns + (2 * four + across) * 4 + column
+                        for down in range(2)
+                        for across in range(2)
+                    ]
+                    sums = [self.sums[place] for place in places]
+                    if precision == THREE_TF32:
+                        sums = self._add_three(left, right, sums)
+                    elif precision == TF32:
+                        for step in range(2):
+                            sums = self._multiply("m16n8k8", "tf32", left[step], right[step], sums)
+                    else:
+                        sums = self._multiply("m16n8k16", "bf16", left, right, sums)
+                    for place, number in zip(places, sums, strict=True):
+                        self.sums[place] = number
+
+        def _add_three(self, left, right, sums):
+            """The small products first; those of two small parts are below what float32 holds."""
+            part = [ir.Constant(_float, 0.0)] * 4
+            for left_part, right_part in ((1, 0), (0, 1), (0, 0)):
+                for a, b in zip(left, right, strict=True):
+                    part = self._multiply("m16n8k8", "tf32", a[left_part], b[right_part], part)
+            return [self.builder.fadd(*pair) for pair in zip(sums, part, strict=True)]
+
+        def _split(self, numbers):
+            """Numbers, of which tensor cores see TF32, and what they do not see of them, rounded to TF32.
+
+            What is left of an infinity is NaN or zero, and so three products of one may be NaN.
+            """
+            builder = self.builder
+            small = []
+            for bits in numbers:
+                cut = builder.and_(bits, _i32(0xFFFFE000))
+                rest = builder.fsub(builder.bitcast(bits, _float), builder.bitcast(cut, _float))
+                small.append(builder.add(builder.bitcast(rest, _i32), _i32(0x1000)))
+            return self._anew(numbers), small
+
+        def _anew(self, numbers):
+            """The same numbers, as results of an addition of -0.
+
+            Tensor cores take the right factor from two registers side by side, where a load of four numbers does not
+            put it.  The assembler moves loaded numbers there for every use, but computes these in their place.
+            """
+            code = ir.InlineAsm(ir.FunctionType(_i32, [_float]), "add.rn.f32 $0, $1, 0f80000000;", "=r,f")
+            return [self.builder.call(code, [self.builder.bitcast(number, _float)]) for number in numbers]
+
+        def _packed(self, pairs):
+            """Each pair as two bfloat16 numbers in 32 bits, the first below."""
+            text = "cvt.rn.bf16x2.f32 $0, $1, $2;"
+            code = ir.InlineAsm(ir.FunctionType(_i32, [_float, _float]), text, "=r,f,f")
+            floats = [[self.builder.bitcast(number, _float) for number in pair] for pair in pairs]
+            return [self.builder.call(code, [second, first]) for first, second in floats]
+
+        def _multiply(self, shape, kind, left, right, addends):
+            count = len(left) + len(right)
+            names = [f"${place}" for place in range(8 + count)]
+            parts = names[:4], names[4 : 4 + len(left)], names[4 + len(left) : 4 + count], names[4 + count :]
+            operands = ", ".join("{" + ", ".join(part) + "}" for part in parts)
+            text = f"mma.sync.aligned.{shape}.row.col.f32.{kind}.{kind}.f32 {operands};"
+            constraints = ",".join(["=f"] * 4 + ["r"] * count + ["f"] * 4)
+            arguments = [*left, *right, *addends]
+            function = ir.FunctionType(ir.LiteralStructType([_float] * 4), [argument.type for argument in arguments])
+            four = self.builder.call(ir.InlineAsm(function, text, constraints), arguments)
+            return [self.builder.extract_value(four, place) for place in range(4)]
 
         def keep(self):
             for number, place in zip(self.sums, self.places, strict=True):

@@ -60,6 +60,7 @@ if SIMULATED:
     SPLIT_TILE, MOST_SPLIT_BLOCKS, SPLIT_ENTRIES = 8, 4, 24
     REGISTER_TILES = (RegisterTile(16, 16, 8, 3, 4, 8, 4, 2, 1), RegisterTile(8, 8, 4, 2, 2, 4, 4, 2, 1))
     SCALAR_TILES = (RegisterTile(8, 8, 8, 2, 2, 4, 4, 2, 1),)
+    THREE_PRODUCT_TILES = FRAGMENT_TILES = (RegisterTile(16, 32, 16, 2, 2, 8, 8, 4, 1),)
     ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 8, 3
     ROW_LANES, ROWS_OF_BLOCK, MOST_ROW_BLOCKS = 4, 2, 4
     COLUMNS_OF_BLOCK, COLUMN_LANES = 4, 4
@@ -78,6 +79,13 @@ else:
     )
     # For channels that are fetched one by one: more threads to a tile, each with fewer of its addresses to keep.
     SCALAR_TILES = (RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3), RegisterTile(128, 32, 8, 4, 4, 8, 8, 4, 3))
+    # For tensor cores, by warps of 64 x 32 and of 64 x 64 sums.
+    THREE_PRODUCT_TILES = (RegisterTile(128, 64, 16, 3, 8, 8, 8, 4, 2), RegisterTile(64, 64, 16, 3, 8, 8, 8, 4, 4))
+    FRAGMENT_TILES = (
+        RegisterTile(128, 128, 16, 2, 8, 16, 8, 4, 2),
+        RegisterTile(64, 128, 16, 3, 8, 16, 8, 4, 4),
+        RegisterTile(64, 64, 16, 3, 8, 8, 8, 4, 4),
+    )
     # Elementwise kernels: one thread an element until the grid is full, then in strides of the grid.
     ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 256, 16384
     # Row by row kernels: a warp for each row, some rows to a block.
@@ -99,7 +107,7 @@ else:
     FIRST_THREADS = 128
 
 
-def register_tile(pixels, filters, layers, channels, patch_width, multiprocessors):
+def register_tile(choices, pixels, filters, layers, channels, multiprocessors):
     """The tile in which the busiest multiprocessor has least to do.
 
     Its work are the sums of its share of the blocks, of which those of ragged tiles are wasted; with fewer than 8
@@ -107,14 +115,13 @@ def register_tile(pixels, filters, layers, channels, patch_width, multiprocessor
 
     Parameters
     ----------
+    choices : tuple of RegisterTile
     pixels, filters : int
         Of a group.
     layers : int
         How many such products there are.
     channels : int
         Of a group: the largest tile wants a multiple of its depth, or its addresses take too many registers.
-    patch_width : int
-        How many channels are fetched at once.
     multiprocessors : int
     """
 
@@ -123,8 +130,7 @@ def register_tile(pixels, filters, layers, channels, patch_width, multiprocessor
         own = blocks_for(blocks, multiprocessors)
         return own * tile.rows * tile.columns / min(1, own * tile.threads / 256)
 
-    tiles = REGISTER_TILES if patch_width == 4 else SCALAR_TILES
-    fitting = [tile for tile in tiles if tile.threads < 256 or channels % tile.depth == 0]
+    fitting = [tile for tile in choices if tile.threads < 256 or channels % tile.depth == 0]
     return min(fitting, key=cost)
 
 
