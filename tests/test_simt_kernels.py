@@ -24,6 +24,9 @@ CAPABILITIES = ((7, 5), (9, 0))
 CORRELATIONS = [{"geometry": geometry, "activation": activation} for geometry, activation in _CORRELATIONS.values()]
 SEVERAL_BLOCKS = correlation_geometry((2, 9, 8, 5), 3, 70, padding="same")
 CORRELATIONS.append({"geometry": SEVERAL_BLOCKS, "activation": formulas.TANH})
+# Sums long enough for two blocks to share them, of which one has fewer kernel rows.
+SHARED_SUMS = {"geometry": correlation_geometry((1, 3, 3, 30), 3, 5, padding="same"), "activation": formulas.RELU}
+CORRELATIONS.append(SHARED_SUMS)
 POOLINGS = [{"geometry": geometry} for geometry in _POOLS.values()]
 PADDINGS = [{"shape": (2, 3, 4, 3), "padding": ((1, 2), (3, 1))}]
 DENSES = [{"shape": layer[:3], "activation": layer[3]} for layer in _LAYERS.values()]
