@@ -26,6 +26,9 @@ SEVERAL_BLOCKS = correlation_geometry((2, 9, 8, 5), 3, 70, padding="same")
 CORRELATIONS.append({"geometry": SEVERAL_BLOCKS, "activation": formulas.TANH})
 # A first layer whose filters are written four at a time, which leave a part of the block's unused.
 CORRELATIONS.append({"geometry": correlation_geometry((1, 5, 6, 1), 3, 12), "activation": formulas.LINEAR})
+# Sums long enough for two blocks to share them, of which one has fewer kernel rows.
+SHARED_SUMS = {"geometry": correlation_geometry((1, 3, 3, 30), 3, 5, padding="same"), "activation": formulas.RELU}
+CORRELATIONS.append(SHARED_SUMS)
 POOLINGS = [{"geometry": geometry} for geometry in _POOLS.values()]
 PADDINGS = [{"shape": (2, 3, 4, 3), "padding": ((1, 2), (3, 1))}]
 DENSES = [{"shape": layer[:3], "activation": layer[3]} for layer in _LAYERS.values()]

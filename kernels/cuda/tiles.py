@@ -110,8 +110,9 @@ else:
 def register_tile(choices, pixels, filters, layers, channels, multiprocessors):
     """The tile in which the busiest multiprocessor has least to do.
 
-    Its work are the sums of its share of the blocks, of which those of ragged tiles are wasted; with fewer than 8
-    warps it works more slowly.  The order of sums is the same in all tiles, so that the choice changes no result.
+    Its work is the sums of its share of the blocks, of which those of ragged tiles are wasted; with fewer than 8
+    warps it works more slowly.  Of equal tiles the one that wastes least is taken.  The order of sums is the same in
+    all tiles, so that the choice changes no result.
 
     Parameters
     ----------
@@ -127,8 +128,8 @@ def register_tile(choices, pixels, filters, layers, channels, multiprocessors):
 
     def cost(tile):
         blocks = blocks_for(pixels, tile.rows) * blocks_for(filters, tile.columns) * layers
-        own = blocks_for(blocks, multiprocessors)
-        return own * tile.rows * tile.columns / min(1, own * tile.threads / 256)
+        own, size = blocks_for(blocks, multiprocessors), tile.rows * tile.columns
+        return own * size / min(1, own * tile.threads / 256), blocks * size
 
     fitting = [tile for tile in choices if tile.threads < 256 or channels % tile.depth == 0]
     return min(fitting, key=cost)

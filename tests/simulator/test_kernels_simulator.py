@@ -21,6 +21,12 @@ CORRELATIONS = [
     {"geometry": correlation_geometry((2, 5, 6, 1), (5, 6), 3), "activation": 4},
     {"geometry": correlation_geometry((1, 4, 4, 4), (1, 2), 4, padding=((0, 0), (2, 1)), groups=4), "activation": 2},
 ]
+# Channels and filters that are fetched four at a time, or one of them; more cells than a mask has bits.
+CORRELATIONS += [
+    {"geometry": correlation_geometry((1, 5, 4, 8), 3, 20, padding="same"), "activation": 1},
+    {"geometry": correlation_geometry((2, 4, 5, 12), (2, 3), 10, (2, 1), "same"), "activation": 0},
+    {"geometry": correlation_geometry((1, 8, 9, 1), (6, 7), 4, padding="same"), "activation": 1},
+]
 POOLINGS = [
     {"geometry": pooling_geometry((2, 5, 4, 3), 2)},
     {"geometry": pooling_geometry((1, 5, 6, 3), 3, 1, "same")},
