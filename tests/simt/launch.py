@@ -165,7 +165,7 @@ class Gpu:
 @functools.lru_cache(maxsize=512)
 def compiled(function, types, capability):
     """The kernel for these types, from the same PTX that `test_cuda_ptx` looks into."""
-    from test_cuda_ptx import ptx_of
+    from cuda_compiling import ptx_of
 
     return Kernel(ptx_of(function, types, capability))
 

@@ -1,0 +1,146 @@
+"""CUDA kernels on their way to machine code, without a GPU: what is launched, its PTX, what the assembler says of it.
+
+The host functions of `gpuconv.kernels.cuda` run up to their launches, which are recorded instead of made.  Each
+recorded kernel is lowered once, turned into PTX for any architecture, and assembled and disassembled by NVIDIA's
+own programs, which come as packages.  Everything is kept, so that who asks again does not wait again.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import re
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numba
+import numba.cuda
+import numpy as np
+import pytest
+from cuda_arguments import cases
+from gpuconv.kernels import cuda as device
+from gpuconv.kernels.cuda import toolkit
+
+# An architecture that all kernels can be lowered for: the LLVM code does not depend on it.
+OLDEST = (7, 5)
+
+
+class Launch(NamedTuple):
+    """A kernel with the types it is launched with, and the number of threads of a block."""
+
+    function: object
+    types: tuple
+    threads: int
+
+
+@contextlib.contextmanager
+def recording(record):
+    """Host functions work on NumPy arrays and call ``record(kernel, blocks, threads, *arguments)`` for a launch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toolkit, "launch", record)
+        patch.setattr(toolkit, "workspace", np.empty)
+        yield
+
+
+@functools.cache
+def launches(name, dtype):
+    """What the host function `name` launches for the arguments of `cuda_arguments`, without repetitions.
+
+    Returns
+    -------
+    dict
+        From each `Launch` to the description of the arguments that made it first.
+    """
+    found = {}
+
+    def record(description, kernel, blocks, threads, *arguments):
+        assert all(isinstance(extent, int) for extent in (*blocks, *threads))
+        assert all(extent <= 65535 for extent in blocks[1:])
+        assert np.prod(threads) <= 1024
+        types = tuple(numba.typeof(argument) for argument in arguments)
+        wide = {numba.types.int64, numba.types.uint64, numba.types.float64} - {numba.from_dtype(np.dtype(dtype))}
+        assert wide.isdisjoint(types), "a Python number was passed where a NumPy scalar is wanted"
+        found.setdefault(Launch(kernel.py_func, types, int(np.prod(threads))), description)
+
+    for description, arguments in cases(name, dtype).items():
+        with recording(functools.partial(record, description)):
+            getattr(device, name)(*arguments)
+    return found
+
+
+@functools.cache
+def lowered(function, types):
+    """The kernel as LLVM code, which is the same for all architectures and takes most of the time.
+
+    `test_cuda_ptx.test_lowering_once_is_enough` holds this shortcut to the public `cuda.compile`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        library, _ = numba.cuda.compiler._compile_pyfunc_with_fixup(
+            function, types, device=False, abi="numba", cc=OLDEST
+        )
+    return library
+
+
+@functools.cache
+def ptx_of(function, types, capability):
+    """The kernel's PTX for a compute capability."""
+    return lowered(function, types).get_asm_str(cc=capability)
+
+
+class Assembled(NamedTuple):
+    """What the assembler makes of the one kernel in some PTX, and says of it."""
+
+    report: str
+    code: bytes
+    registers: int
+    spilled_bytes: int
+    stack_bytes: int
+    shared_bytes: int
+
+
+@functools.cache
+def assemble(ptx, capability):
+    """Machine code for a compute capability, as `Assembled`."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        source.write_text(ptx)
+        architecture = f"-arch=sm_{capability[0]}{capability[1]}"
+        report = _run(program("ptxas"), architecture, "--verbose", "--output-file", target, source)
+        code = target.read_bytes()
+    stack, stores, loads = map(
+        int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report).groups()
+    )
+    shared = re.search(r"(\d+) bytes smem", report)
+    registers = int(re.search(r"Used (\d+) registers", report)[1])
+    return Assembled(report, code, registers, stores + loads, stack, int(shared[1]) if shared else 0)
+
+
+@functools.cache
+def disassemble(code):
+    """Machine code as NVIDIA's disassembler writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.cubin"
+        source.write_bytes(code)
+        return _run(program("nvdisasm"), "--print-code", source)
+
+
+# NVIDIA's programs, and the packages that they come in.
+PACKAGES = {"ptxas": "nvidia-cuda-nvcc", "nvdisasm": "nvidia-cuda-nvdisasm"}
+
+
+@functools.cache
+def program(name):
+    """The path of a program of NVIDIA's."""
+    for file in importlib.metadata.files(PACKAGES[name]):
+        if file.name == name:
+            return str(Path(file.locate()))
+    raise FileNotFoundError(f"{name} in the package {PACKAGES[name]}")
+
+
+def _run(*command):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
