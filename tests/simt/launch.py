@@ -133,6 +133,10 @@ class Gpu:
         placed.copy_to_device(array)
         return placed
 
+    def workspace(self, count, dtype):
+        """Stands in for `toolkit.workspace`: nothing is left from before."""
+        return self.empty(count, dtype)
+
     def launch(self, kernel, blocks, threads, *arguments):
         """Stands in for `toolkit.launch`."""
         if 0 in blocks:
@@ -156,7 +160,7 @@ class Gpu:
         cuda = SimpleNamespace(device_array=self.empty, to_device=self.to_device, synchronize=lambda: None)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(toolkit, "launch", self.launch)
-            patch.setattr(toolkit, "workspace", self.empty)
+            patch.setattr(toolkit, "workspace", self.workspace)
             patch.setattr(device_memory, "cuda", cuda)
             patch.setattr(devices, "cuda_status", lambda: (True, "a machine that executes PTX"))
             yield self
