@@ -68,19 +68,17 @@ class Code:
     def hot_loop(self):
         """The loop that the kernel spends its time in, as far as the code tells.
 
-        The smallest of those with most multiply-adds (tensor cores' before others); where no loop has any, the largest
-        of those that hold no other loop.  None where there is no loop.
+        The smallest of those with at least half of the most multiply-adds that any has, tensor cores' before others: what
+        stands around it may hold a few more of them.  Where no loop has any, the largest of those that hold no other
+        loop.  None where there is no loop.
         """
         if not self.loops:
             return None
-        counts = {loop: count(self.inside(loop)) for loop in self.loops}
-
-        def multiply_adds(loop):
-            return _sum(counts[loop], TENSOR), _sum(counts[loop], MULTIPLY_ADDS)
-
-        most = max(map(multiply_adds, self.loops))
-        if any(most):
-            return min((loop for loop in self.loops if multiply_adds(loop) == most), key=_length)
+        for names in (TENSOR, MULTIPLY_ADDS):
+            numbers = {loop: _sum(count(self.inside(loop)), names) for loop in self.loops}
+            most = max(numbers.values())
+            if most:
+                return min((loop for loop in self.loops if 2 * numbers[loop] >= most), key=_length)
         innermost = [loop for loop in self.loops if not any(_holds(loop, other) for other in self.loops)]
         return max(innermost, key=_length)
 

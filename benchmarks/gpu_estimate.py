@@ -1,8 +1,8 @@
 """How long a GPU would need for a work, estimated without one.
 
 For every launch of a work, one block from the middle of the grid is executed by `tests/simt`, whose counters tell how
-many multiply-adds, instructions and accesses a block makes; the machine code tells how many instructions stand beside
-each multiply-add.  From these follow the cycles that a multiprocessor needs for a block, at least::
+many multiply-adds, instructions and accesses a block makes; so does the machine code, of what stands beside each
+multiply-add in the hot loop.  From these follow the cycles that a multiprocessor needs for a block, at least::
 
     multiply-adds   warps' multiply-adds * 32 / lanes
     issue           warps' instructions / 4                one a cycle from each of four schedulers
@@ -43,8 +43,8 @@ class Block(NamedTuple):
     blocks, threads : int
     multiply_adds, tensor : int
         Executed by warps; `tensor` counts multiply-adds of matrices.
-    instructions : float
-        Executed by warps, estimated from the machine code.
+    instructions : int
+        Executed by warps, estimated from PTX and machine code.
     shared_passes, conflicts : int
         Passes over the banks of shared memory; those beyond the fewest.
     load_efficiency, store_efficiency : float
@@ -58,7 +58,7 @@ class Block(NamedTuple):
     threads: int
     multiply_adds: int
     tensor: int
-    instructions: float
+    instructions: int
     shared_passes: int
     conflicts: int
     load_efficiency: float
@@ -107,11 +107,12 @@ def describe(kernel, blocks, threads, counters, code):
     multiply_adds = sum(number for kind, number in counters.warps.items() if kind.startswith("fma."))
     tensor = sum(number * _matrix_size(kind) for kind, number in counters.warps.items() if kind.startswith("mma."))
     products = sum(number for kind, number in counters.warps.items() if kind.startswith("mma.")) or multiply_adds
-    instructions = sum(counters.warps.values())
-    # Where products make up the loop, its machine code tells what stands beside them; elsewhere the PTX does.
-    if code["share"] > 0.15:
-        in_loop = code["tensor"] or code["multiply_adds"]
-        instructions = products * code["loop"] / in_loop + (code["code"] - code["loop"]) * warps
+    # What the PTX executes, moves apart, which become no instructions; or what stands beside the products in the machine
+    # code's loop, if that is more.
+    instructions = sum(number for kind, number in counters.warps.items() if not kind.startswith(("mov.", "cvta.")))
+    in_loop = code["tensor"] or code["multiply_adds"]
+    if in_loop:
+        instructions = max(instructions, products * code["loop"] // in_loop)
     shared = [entry for key, entry in counters.transfers.items() if key[0] == "shared"]
     return Block(
         kernel, blocks, threads, multiply_adds, tensor, instructions,

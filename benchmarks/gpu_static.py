@@ -250,8 +250,8 @@ def kernel_table(rows):
         products = row["multiply_adds"] + row["tensor"]
         share = f"{products} of {row['loop']}, {row['share']:.1%}" if row["loop"] else "no loop"
         yield (
-            f"| {row['kernel']} | {row['architecture']} | {row['threads']} | {row['registers']} | {row['spilled_bytes']} "
-            f"| {row['shared_bytes']} | {row['blocks']}, {row['blocks_limited_by']} | {share} | {row['integers']} "
+            f"| {row['kernel']} | {row['architecture']} | {row['threads']} | {row['registers']} "
+            f"| {row['spilled_bytes']} | {row['shared_bytes']} | {row['blocks']}, {row['blocks_limited_by']} | {share} | {row['integers']} "
             f"| {row['barriers']} | {row['shared_loads']} | {row['shared_stores']} | {row['global_loads']} "
             f"| {row['global_copies']} | {row['global_stores']} |"
         )

@@ -60,7 +60,8 @@ def _correlations():
         yield Work(
             f"{name}, forward", "correlate2d",
             lambda empty, g=g: (
-                empty(g.input_shape), empty(g.filters_shape), empty(g.out_channels), g, RELU, 0.0, empty(g.output_shape),
+                empty(g.input_shape), empty(g.filters_shape), empty(g.out_channels), g, RELU, 0.0,
+                empty(g.output_shape),
             ),
             flops,
         )  # fmt: skip
