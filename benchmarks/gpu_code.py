@@ -68,9 +68,9 @@ class Code:
     def hot_loop(self):
         """The loop that the kernel spends its time in, as far as the code tells.
 
-        The smallest of those with at least half of the most multiply-adds that any has, tensor cores' before others: what
-        stands around it may hold a few more of them.  Where no loop has any, the largest of those that hold no other
-        loop.  None where there is no loop.
+        The smallest of those with at least half of the most multiply-adds that any has, tensor cores' before others:
+        what stands around it may hold a few more of them.  Where no loop has any, the largest of those that hold no
+        other loop.  None where there is no loop.
         """
         if not self.loops:
             return None

@@ -69,14 +69,19 @@ class Block(NamedTuple):
 class Profiler(Gpu):
     """A GPU that runs one block of every launch and counts; its arrays count as written, with zeros.
 
+    Parameters
+    ----------
+    gpu : gpu_models.Gpu
+
     Attributes
     ----------
     launches : list of Block
     workspace_bytes : int
     """
 
-    def __init__(self, capability):
-        super().__init__(capability, size=MEMORY)
+    def __init__(self, gpu):
+        super().__init__(gpu.capability, size=MEMORY)
+        self.multiprocessors = gpu.multiprocessors
         self.launches, self.workspace_bytes = [], 0
 
     def empty(self, shape, dtype=np.float32):
@@ -103,12 +108,11 @@ class Profiler(Gpu):
 
 def describe(kernel, blocks, threads, counters, code):
     """The counts of one block as a `Block`."""
-    warps = -(-threads // WARP)
     multiply_adds = sum(number for kind, number in counters.warps.items() if kind.startswith("fma."))
     tensor = sum(number * _matrix_size(kind) for kind, number in counters.warps.items() if kind.startswith("mma."))
     products = sum(number for kind, number in counters.warps.items() if kind.startswith("mma.")) or multiply_adds
-    # What the PTX executes, moves apart, which become no instructions; or what stands beside the products in the machine
-    # code's loop, if that is more.
+    # What the PTX executes, moves apart, which become no instructions; or what stands beside the products in the
+    # machine code's loop, if that is more.
     instructions = sum(number for kind, number in counters.warps.items() if not kind.startswith(("mov.", "cvta.")))
     in_loop = code["tensor"] or code["multiply_adds"]
     if in_loop:
@@ -136,15 +140,15 @@ def _efficiency(counters, direction):
     return sum(entry.fewest for entry in entries) / parts if parts else 1.0
 
 
-def profile(work, capability):
-    """What a work launches on a compute capability.
+def profile(work, gpu):
+    """What a work launches on a GPU.
 
     Returns
     -------
     launches : list of Block
     array_bytes, workspace_bytes : int
     """
-    profiler = Profiler(capability)
+    profiler = Profiler(gpu)
     with profiler.installed():
         arguments = work.arguments(profiler.empty)
         getattr(device, work.function)(*arguments)
@@ -168,7 +172,7 @@ def estimate(work, found, gpu):
     ----------
     work : Work
     found : namespace
-        Of `profile`, for the GPU's compute capability.
+        Of `profile`.
     gpu : Gpu
 
     Returns

@@ -5,7 +5,6 @@ hold.  ``tests/test_gpu_static.py`` holds the kernels to the committed table.
 """
 
 import argparse
-import functools
 import importlib.metadata
 import json
 import sys
@@ -131,18 +130,13 @@ def kernel_rows(named, capabilities):
 
 def work_rows(part=""):
     """The estimate of each work for each GPU, and the counts that it stands on."""
-
-    @functools.cache
-    def profile(number, capability):
-        return gpu_estimate.profile(chosen[number], capability)
-
-    chosen = [work for work in gpu_works.works() if part in work.name]
     rows = []
-    for gpu in GPUS:
-        for number, work in enumerate(chosen):
-            found = profile(number, gpu.capability)
-            row = gpu_estimate.estimate(work, found, gpu)
-            rows.append({**row, "launches": [block._asdict() for block in found.launches]})
+    for work in gpu_works.works():
+        if part in work.name:
+            for gpu in GPUS:
+                found = gpu_estimate.profile(work, gpu)
+                row = gpu_estimate.estimate(work, found, gpu)
+                rows.append({**row, "launches": [block._asdict() for block in found.launches]})
     return rows
 
 
@@ -197,7 +191,7 @@ def work_table(rows):
     yield ""
     yield "| work | GPU | multiply-adds | memory | estimate | estimate / limit | bound by | filled waves |"
     yield "|---|---|---|---|---|---|---|---|"
-    for row in sorted(rows, key=lambda row: _order(rows, row["work"])):
+    for row in rows:
         yield (
             f"| {row['work']} | {row['gpu']} | {row['limit_multiply_adds']:.1f} | {row['limit_memory']:.1f} "
             f"| {row['estimate']:.1f} | {row['ratio']:.2f} | {row['bound']} | {row['full_waves']:.0%} |"
@@ -210,10 +204,6 @@ def work_table(rows):
             f"| {gpu.name} | sm_{gpu.capability[0]}{gpu.capability[1]} | {gpu.multiprocessors} | {gpu.clock / 1e9:.3g} "
             f"| {gpu.rate / 1e12:.1f} | {gpu.bandwidth / 1e9:.0f} | {gpu.source} |"
         )
-
-
-def _order(rows, work):
-    return list(dict.fromkeys(row["work"] for row in rows)).index(work)
 
 
 def block_table(rows):
@@ -251,9 +241,9 @@ def kernel_table(rows):
         share = f"{products} of {row['loop']}, {row['share']:.1%}" if row["loop"] else "no loop"
         yield (
             f"| {row['kernel']} | {row['architecture']} | {row['threads']} | {row['registers']} "
-            f"| {row['spilled_bytes']} | {row['shared_bytes']} | {row['blocks']}, {row['blocks_limited_by']} | {share} | {row['integers']} "
-            f"| {row['barriers']} | {row['shared_loads']} | {row['shared_stores']} | {row['global_loads']} "
-            f"| {row['global_copies']} | {row['global_stores']} |"
+            f"| {row['spilled_bytes']} | {row['shared_bytes']} | {row['blocks']}, {row['blocks_limited_by']} | {share} "
+            f"| {row['integers']} | {row['barriers']} | {row['shared_loads']} | {row['shared_stores']} "
+            f"| {row['global_loads']} | {row['global_copies']} | {row['global_stores']} |"
         )
 
 
