@@ -7,12 +7,10 @@ its PTX is executed, with the grid and the block that a GPU would get.
 
 import contextlib
 import functools
-from types import SimpleNamespace
 
 import numba
 import numpy as np
 import pytest
-from gpuconv.kernels.cuda import memory as device_memory
 from gpuconv.kernels.cuda import toolkit
 
 from gpuconv import device as devices
@@ -70,13 +68,13 @@ class DeviceArray:
             self._memory.flags[self.offset :], (*self.shape, self.dtype.itemsize), (*self.strides, 1)
         )
 
-    def copy_to_host(self):
+    def copy_to_host(self, stream=None):
         """The numbers, all of which something must have written."""
         if self.size and not (self._flags() & 2).all():
             raise UninitialisedError("the host reads an array that nothing has written, or only in part")
         return self._cells.copy()
 
-    def copy_to_device(self, source):
+    def copy_to_device(self, source, stream=None):
         """Take over the numbers of an array of the same shape, and whether they are written."""
         if self.shape != source.shape or self.dtype != source.dtype:
             raise ValueError(
@@ -110,13 +108,15 @@ class Gpu:
         ``(name, blocks, threads)`` of every launch.
     longest : int
         Steps of the longest launch.
+    waits : int
+        How often the host has waited for it.
     """
 
     def __init__(self, capability=(9, 0), counters=None, order="together", size=1 << 26, **options):
         self.capability = capability
         self.options = {"counters": counters, "order": order, **options}
         self.memory = GlobalMemory(size)
-        self.launched, self.longest = [], 0
+        self.launched, self.longest, self.waits = [], 0, 0
 
     def empty(self, shape, dtype):
         """An array that nothing has written."""
@@ -126,12 +126,9 @@ class Gpu:
         offset = self.memory.allocate(count)
         return DeviceArray(self.memory, self.memory.bytes[offset : offset + count].view(dtype).reshape(shape))
 
-    def to_device(self, array):
-        """A copy of a NumPy array."""
-        array = np.asarray(array)
-        placed = self.empty(array.shape, array.dtype)
-        placed.copy_to_device(array)
-        return placed
+    def synchronize(self):
+        """Stands in for that of `toolkit.stream`: everything that was called has been done."""
+        self.waits += 1
 
     def workspace(self, count, dtype):
         """Stands in for `toolkit.workspace`: nothing is left from before."""
@@ -157,11 +154,11 @@ class Gpu:
     @contextlib.contextmanager
     def installed(self):
         """Make this the CUDA device of the library."""
-        cuda = SimpleNamespace(device_array=self.empty, to_device=self.to_device, synchronize=lambda: None)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(toolkit, "launch", self.launch)
             patch.setattr(toolkit, "workspace", self.workspace)
-            patch.setattr(device_memory, "cuda", cuda)
+            patch.setattr(toolkit, "allocate", self.empty)
+            patch.setattr(toolkit, "stream", lambda: self)
             patch.setattr(devices, "cuda_status", lambda: (True, "a machine that executes PTX"))
             yield self
 
