@@ -36,7 +36,7 @@ from .device import (
     use_device,
 )
 from .layers import Input
-from .models import Sequential
+from .models import Sequential, warmup
 
 __all__ = [
     "DeviceError",
@@ -65,4 +65,5 @@ __all__ = [
     "signal",
     "use_device",
     "utils",
+    "warmup",
 ]
