@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
-from cuda_compiling import assemble, disassemble, ptx_of
+from cuda_compiling import assemble, ptx_of
 from gpuconv.kernels import TABLE
 from gpuconv.kernels import cuda as device
 from simt import Counters, Gpu
@@ -100,9 +100,8 @@ class Profiler(Gpu):
         self.options = {"counters": counters, "only": [count // 2]}
         super().launch(kernel, blocks, threads, *arguments)
         types = tuple(type_of(argument) for argument in arguments)
-        code = gpu_code.figures(
-            disassemble(assemble(ptx_of(kernel.py_func, types, self.capability), self.capability).code)
-        )
+        (assembled,) = assemble((ptx_of(kernel.py_func, types, self.capability),), self.capability)
+        code = gpu_code.figures(assembled.listing)
         self.launches.append(describe(kernel.py_func.__name__, count, int(np.prod(threads)), counters, code))
 
 

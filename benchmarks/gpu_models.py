@@ -52,7 +52,6 @@ GPUS = [
     Gpu("T4", (7, 5), 40, 1.59e9, 0, 320e9, "NVIDIA Turing GPU Architecture, 2018"),
     Gpu("A100 80 GB", (8, 0), 108, 1.41e9, 156e12, 2039e9, "NVIDIA A100 Tensor Core GPU Architecture, 2020"),
     Gpu("H100 SXM", (9, 0), 132, 1.98e9, 494.7e12, 3350e9, "NVIDIA H100 Tensor Core GPU Architecture, 2022"),
-    Gpu("RTX 5090", (12, 0), 170, 2.407e9, 104.8e12, 1792e9, "NVIDIA RTX Blackwell GPU Architecture, 2025"),
 ]
 
 

@@ -18,11 +18,11 @@ import numpy as np
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from cuda_arguments import MEMORY
-from cuda_compiling import Launch, assemble, disassemble, launches, ptx_of, recording
+from cuda_compiling import Launch, assemble, launches, ptx_of, recording
 from gpuconv.kernels import TABLE
 from gpuconv.kernels import cuda as device
 
-from . import gpu_code, gpu_estimate, gpu_works
+from . import gpu_code, gpu_estimate, gpu_steps, gpu_works
 from .gpu_models import GPUS, LIMITS, occupancy
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,10 +39,14 @@ def main(arguments=None):
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--only", default="", help="part of the names of kernels and works; prints instead of writing")
     options = parser.parse_args(arguments)
+    # First, while nothing is compiled.
+    steps = [] if options.only else [step_row(network) for network in gpu_steps.NETWORKS]
+    named = variants(options.only)
     results = {
         "versions": versions(),
-        "kernels": kernel_rows(variants(options.only), list(LIMITS)),
+        "steps": steps,
         "works": work_rows(options.only),
+        "kernels": kernel_rows(named, list(LIMITS)) if named else [],
     }
     if options.only:
         sys.stdout.write(markdown(results))
@@ -110,21 +114,24 @@ def kernel_rows(named, capabilities):
     -------
     list of dict
     """
-    # Numba's compiler takes one kernel at a time; NVIDIA's programs run two at a time.
-    keys = [(name, capability) for name in named for capability in capabilities]
-    codes = [ptx_of(named[name].function, named[name].types, capability) for name, capability in keys]
+    # Numba's compiler takes one kernel at a time; NVIDIA's programs run for two architectures at a time.
+    codes = [
+        tuple(ptx_of(launch.function, launch.types, capability) for launch in named.values())
+        for capability in capabilities
+    ]
     with ThreadPoolExecutor(2) as pool:
-        assembled = list(pool.map(assemble, codes, [capability for _, capability in keys]))
-        texts = list(pool.map(disassemble, [one.code for one in assembled]))
+        assembled = list(pool.map(assemble, codes, capabilities))
     rows = []
-    for (name, capability), one, text in zip(keys, assembled, texts, strict=True):
-        threads = named[name].threads
-        blocks, by = occupancy(capability, threads, one.registers, one.shared_bytes)
-        rows.append({
-            "kernel": name, "architecture": f"sm_{capability[0]}{capability[1]}", "threads": threads,
-            "registers": one.registers, "spilled_bytes": one.spilled_bytes, "stack_bytes": one.stack_bytes,
-            "shared_bytes": one.shared_bytes, "blocks": blocks, "blocks_limited_by": by, **gpu_code.figures(text),
-        })  # fmt: skip
+    for number, (name, launch) in enumerate(named.items()):
+        for capability, kernels in zip(capabilities, assembled, strict=True):
+            one = kernels[number]
+            blocks, by = occupancy(capability, launch.threads, one.registers, one.shared_bytes)
+            rows.append({
+                "kernel": name, "architecture": f"sm_{capability[0]}{capability[1]}", "threads": launch.threads,
+                "registers": one.registers, "spilled_bytes": one.spilled_bytes, "stack_bytes": one.stack_bytes,
+                "shared_bytes": one.shared_bytes, "blocks": blocks, "blocks_limited_by": by,
+                **gpu_code.figures(one.listing),
+            })  # fmt: skip
     return rows
 
 
@@ -138,6 +145,11 @@ def work_rows(part=""):
                 row = gpu_estimate.estimate(work, found, gpu)
                 rows.append({**row, "launches": [block._asdict() for block in found.launches]})
     return rows
+
+
+def step_row(network):
+    """Launches of a step, and what compiling takes."""
+    return {"compile_seconds": gpu_steps.compile_seconds(network), **gpu_steps.count(network)}
 
 
 def worse(row, committed, slack=0.0):
@@ -168,7 +180,7 @@ def write(results, folder):
     """Write table and report, one row a line, so that differences can be read."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = [f'"versions": {json.dumps(results["versions"])}']
-    for name in ("kernels", "works"):
+    for name in ("steps", "works", "kernels"):
         rows = ",\n ".join(json.dumps(row) for row in results[name])
         parts.append(f'"{name}": [\n {rows}\n]')
     (folder / "gpu_static.json").write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8")
@@ -179,10 +191,27 @@ def markdown(results):
     """The report."""
     lines = ["# CUDA kernels, seen without a GPU", ""]
     lines += ["Compiled by " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + "."]
+    lines += ["", "## Steps of training", "", *step_table(results["steps"])]
     lines += ["", "## Layers", "", *work_table(results["works"])]
     lines += ["", "## What one block does", "", *block_table(results["works"])]
     lines += ["", "## Kernels", "", *kernel_table(results["kernels"])]
     return "\n".join(lines) + "\n"
+
+
+def step_table(rows):
+    """Launches and variants of the networks."""
+    yield (
+        "Launches of one step, waits of the host for the device in it, kernels that `gpuconv.warmup` compiles, and the "
+        "seconds which that took where the table was made (machine code for sm_90; digits came first)."
+    )
+    yield ""
+    yield "| network | batch | launches | waits | kernels compiled | seconds |"
+    yield "|---|---|---|---|---|---|"
+    for row in rows:
+        yield (
+            f"| {row['network']} | {row['batch']} | {row['launches']} | {row['waits']} | {row['variants']} "
+            f"| {row['compile_seconds']} |"
+        )
 
 
 def work_table(rows):

@@ -35,7 +35,6 @@ class Work(NamedTuple):
 LAYERS = [
     ((128, 32, 32, 3), 32, "same", False),
     ((128, 15, 15, 32), 64, "valid", True),
-    ((128, 6, 6, 64), 64, "valid", True),
     ((128, 56, 56, 64), 64, "same", True),
     ((256, 28, 28, 1), 32, "valid", False),
 ]

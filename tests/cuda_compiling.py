@@ -91,40 +91,60 @@ def ptx_of(function, types, capability):
 
 
 class Assembled(NamedTuple):
-    """What the assembler makes of the one kernel in some PTX, and says of it."""
+    """What the assembler says of one kernel, and its machine code as the disassembler writes it."""
 
     report: str
-    code: bytes
     registers: int
     spilled_bytes: int
     stack_bytes: int
     shared_bytes: int
+    listing: str
 
 
 @functools.cache
-def assemble(ptx, capability):
-    """Machine code for a compute capability, as `Assembled`."""
+def assemble(codes, capability):
+    """Machine code for a compute capability.
+
+    Parameters
+    ----------
+    codes : tuple of str
+        PTX of one kernel each, of one process, so that no two names are the same.  They become one module: NVIDIA's
+        disassembler needs most of its time to start.
+    capability : tuple of int
+
+    Returns
+    -------
+    list of Assembled
+    """
+    head = codes[0].partition(_HEAD_ENDS)[0]
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
-        source.write_text(ptx)
+        source, target = Path(folder) / "kernels.ptx", Path(folder) / "kernels.cubin"
+        source.write_text(head + _HEAD_ENDS + "".join(code.partition(_HEAD_ENDS)[2] for code in codes))
         architecture = f"-arch=sm_{capability[0]}{capability[1]}"
-        report = _run(program("ptxas"), architecture, "--verbose", "--output-file", target, source)
-        code = target.read_bytes()
+        reports = _run(program("ptxas"), architecture, "--verbose", "--output-file", target, source)
+        listings = _run(program("nvdisasm"), "--print-code", target)
+    names = [re.search(r"\.visible \.entry (\w+)", code)[1] for code in codes]
+    reports = _sections(reports, r"Compiling entry function '(\w+)'")
+    listings = _sections(listings, r"\n//-+ \.text\.(\w+) ")
+    return [_assembled(reports[name], listings[name]) for name in names]
+
+
+_HEAD_ENDS = ".address_size 64\n"
+
+
+def _sections(text, title):
+    """Parts of the text by the names in their titles."""
+    parts = re.split(title, text)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _assembled(report, listing):
     stack, stores, loads = map(
         int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report).groups()
     )
     shared = re.search(r"(\d+) bytes smem", report)
     registers = int(re.search(r"Used (\d+) registers", report)[1])
-    return Assembled(report, code, registers, stores + loads, stack, int(shared[1]) if shared else 0)
-
-
-@functools.cache
-def disassemble(code):
-    """Machine code as NVIDIA's disassembler writes it."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.cubin"
-        source.write_bytes(code)
-        return _run(program("nvdisasm"), "--print-code", source)
+    return Assembled(report, registers, stores + loads, stack, int(shared[1]) if shared else 0, listing)
 
 
 # NVIDIA's programs, and the packages that they come in.
