@@ -60,7 +60,9 @@ def test_a_table_that_got_worse():
     row = {
         **dict.fromkeys(gpu_static.SMALLER_IS_BETTER, 10),
         **dict.fromkeys(gpu_static.WIDTHS, ""),
-        **{"blocks": 4, "share": 0.5, "shared_loads": "4 x 128, 1 x 32"},
+        "blocks": 4,
+        "share": 0.5,
+        "shared_loads": "4 x 128, 1 x 32",
     }
     assert gpu_static.worse(row, row) == []
     for name in gpu_static.SMALLER_IS_BETTER:
