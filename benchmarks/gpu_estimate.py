@@ -21,11 +21,10 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
-from cuda_compiling import assemble, ptx_of
+from cuda_compiling import assemble, launch_of
 from gpuconv.kernels import TABLE
 from gpuconv.kernels import cuda as device
 from simt import Counters, Gpu
-from simt.launch import type_of
 
 from . import gpu_code
 from .gpu_models import LIMITS, SCHEDULERS, WARP
@@ -99,8 +98,8 @@ class Profiler(Gpu):
         counters = Counters()
         self.options = {"counters": counters, "only": [count // 2]}
         super().launch(kernel, blocks, threads, *arguments)
-        types = tuple(type_of(argument) for argument in arguments)
-        (assembled,) = assemble((ptx_of(kernel.py_func, types, self.capability),), self.capability)
+        cells = [getattr(argument, "_cells", argument) for argument in arguments]
+        (assembled,) = assemble((launch_of(kernel, threads, cells).ptx(self.capability),), self.capability)
         code = gpu_code.figures(assembled.listing)
         self.launches.append(describe(kernel.py_func.__name__, count, int(np.prod(threads)), counters, code))
 

@@ -11,14 +11,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numba
 import numpy as np
 
 # What compiles and executes CUDA code without a GPU stands beside the tests, which need it too.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from cuda_arguments import MEMORY
-from cuda_compiling import Launch, assemble, launches, ptx_of, recording
+from cuda_compiling import assemble, launch_of, launches, recording
 from gpuconv.kernels import TABLE
 from gpuconv.kernels import cuda as device
 
@@ -41,12 +40,11 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     # First, while nothing is compiled.
     steps = [] if options.only else [step_row(network) for network in gpu_steps.NETWORKS]
-    named = variants(options.only)
     results = {
         "versions": versions(),
         "steps": steps,
         "works": work_rows(options.only),
-        "kernels": kernel_rows(named, list(LIMITS)) if named else [],
+        "kernels": kernel_rows(list(LIMITS), options.only),
     }
     if options.only:
         sys.stdout.write(markdown(results))
@@ -60,8 +58,8 @@ def versions():
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def variants(part=""):
-    """Every kernel, with the types that it is launched with, by name.
+def variants(capability, part=""):
+    """Every kernel for a compute capability, with the types that it is launched with, by name.
 
     A kernel is named after the first function of the table, and the first arguments, that launch it: those of
     `tests/cuda_arguments.py`, then the works of `gpu_works`.
@@ -72,8 +70,8 @@ def variants(part=""):
         From names to `Launch`.
     """
     calls = [(name, description, launch) for name in TABLE if name not in MEMORY
-             for launch, description in launches(name, "float32").items()]  # fmt: skip
-    calls += [(work.function, work.name, launch) for work in gpu_works.works() for launch in launched(work)]
+             for launch, description in launches(name, "float32", capability).items()]  # fmt: skip
+    calls += [(work.function, work.name, launch) for work in gpu_works.works() for launch in launched(work, capability)]
     found, seen = {}, set()
     for function, description, launch in calls:
         if launch in seen:
@@ -88,51 +86,57 @@ def variants(part=""):
     return {name: launch for name, launch in found.items() if part in name}
 
 
-def launched(work):
-    """What a work launches."""
+def launched(work, capability):
+    """What a work launches on a compute capability."""
     found = {}
 
     def record(kernel, blocks, threads, *arguments):
-        types = tuple(numba.typeof(argument) for argument in arguments)
-        found[Launch(kernel.py_func, types, int(np.prod(threads)))] = None
+        found[launch_of(kernel, threads, arguments)] = None
 
-    with recording(record):
+    with recording(record, capability):
         getattr(device, work.function)(*work.arguments(lambda shape, dtype=np.float32: np.empty(shape, dtype)))
     return tuple(found)
 
 
-def kernel_rows(named, capabilities):
+def kernel_rows(capabilities, part=""):
     """Figures of each kernel for each compute capability.
 
     Parameters
     ----------
-    named : dict
-        As of `variants`.
     capabilities : list of tuple
+    part : str
+        Of the kernels' names as of `variants`: the others are left out.
 
     Returns
     -------
     list of dict
     """
+    named = [variants(capability, part) for capability in capabilities]
     # Numba's compiler takes one kernel at a time; NVIDIA's programs run for two architectures at a time.
     codes = [
-        tuple(ptx_of(launch.function, launch.types, capability) for launch in named.values())
-        for capability in capabilities
+        tuple(launch.ptx(capability) for launch in kernels.values())
+        for capability, kernels in zip(capabilities, named, strict=True)
     ]
     with ThreadPoolExecutor(2) as pool:
         assembled = list(pool.map(assemble, codes, capabilities))
-    rows = []
-    for number, (name, launch) in enumerate(named.items()):
-        for capability, kernels in zip(capabilities, assembled, strict=True):
-            one = kernels[number]
-            blocks, by = occupancy(capability, launch.threads, one.registers, one.shared_bytes)
-            rows.append({
-                "kernel": name, "architecture": f"sm_{capability[0]}{capability[1]}", "threads": launch.threads,
-                "registers": one.registers, "spilled_bytes": one.spilled_bytes, "stack_bytes": one.stack_bytes,
-                "shared_bytes": one.shared_bytes, "blocks": blocks, "blocks_limited_by": by,
-                **gpu_code.figures(one.listing),
-            })  # fmt: skip
-    return rows
+    rows = [
+        kernel_row(name, capability, launch.threads, one)
+        for capability, kernels, ones in zip(capabilities, named, assembled, strict=True)
+        for (name, launch), one in zip(kernels.items(), ones, strict=True)
+    ]
+    order = list(dict.fromkeys(row["kernel"] for row in rows))
+    return sorted(rows, key=lambda row: order.index(row["kernel"]))
+
+
+def kernel_row(name, capability, threads, assembled):
+    """The figures of one kernel, from what the assembler says and from its machine code."""
+    blocks, by = occupancy(capability, threads, assembled.registers, assembled.shared_bytes)
+    return {
+        "kernel": name, "architecture": f"sm_{capability[0]}{capability[1]}", "threads": threads,
+        "registers": assembled.registers, "spilled_bytes": assembled.spilled_bytes,
+        "stack_bytes": assembled.stack_bytes, "shared_bytes": assembled.shared_bytes, "blocks": blocks,
+        "blocks_limited_by": by, **gpu_code.figures(assembled.listing),
+    }  # fmt: skip
 
 
 def work_rows(part=""):

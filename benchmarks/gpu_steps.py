@@ -2,9 +2,8 @@
 
 import time
 
-import numba
 import numpy as np
-from cuda_compiling import Launch, assemble, ptx_of
+from cuda_compiling import assemble, launch_of
 from simt import Gpu
 
 import gpuconv
@@ -36,9 +35,9 @@ class Notebook(Gpu):
     def launch(self, kernel, blocks, threads, *arguments):
         if 0 in blocks:
             return
-        types = tuple(numba.typeof(getattr(argument, "_cells", argument)) for argument in arguments)
         self.launched.append(kernel.py_func.__name__)
-        self.wanted[Launch(kernel.py_func, types, int(np.prod(threads)))] = None
+        cells = [getattr(argument, "_cells", argument) for argument in arguments]
+        self.wanted[launch_of(kernel, threads, cells)] = None
 
 
 def count(network):
@@ -83,5 +82,5 @@ def compile_seconds(network):
     """
     launches = wanted(network)
     begin = time.perf_counter()
-    assemble(tuple(ptx_of(launch.function, launch.types, CAPABILITY) for launch in launches), CAPABILITY)
+    assemble(tuple(launch.ptx(CAPABILITY) for launch in launches), CAPABILITY)
     return round(time.perf_counter() - begin, 1)

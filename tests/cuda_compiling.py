@@ -28,24 +28,42 @@ OLDEST = (7, 5)
 
 
 class Launch(NamedTuple):
-    """A kernel with the types it is launched with, and the number of threads of a block."""
+    """A kernel with the types it is launched with, the number of threads of a block, and its launch bounds."""
 
     function: object
     types: tuple
     threads: int
+    bounds: tuple | None = None
+
+    def ptx(self, capability):
+        """Its PTX for a compute capability."""
+        return ptx_of(self.function, self.types, capability, self.bounds)
+
+
+def launch_of(kernel, threads, arguments):
+    """The `Launch` that arguments of `toolkit.launch` make."""
+    types = tuple(numba.typeof(argument) for argument in arguments)
+    return Launch(kernel.py_func, types, int(np.prod(threads)), kernel.targetoptions.get("launch_bounds"))
 
 
 @contextlib.contextmanager
-def recording(record):
+def recording(record, capability):
     """Host functions work on NumPy arrays and call ``record(kernel, blocks, threads, *arguments)`` for a launch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toolkit, "launch", record)
         patch.setattr(toolkit, "workspace", np.empty)
+        patch.setattr(toolkit, "address", address_of)
+        patch.setattr(toolkit, "compute_capability", lambda: capability)
+        patch.setattr(toolkit, "multiprocessors", lambda: 132)
         yield
 
 
-@functools.cache
-def launches(name, dtype):
+def address_of(array, first=0):
+    """Stands in for `toolkit.address` with an array of the host."""
+    return np.uint64(array.ctypes.data + first * array.itemsize)
+
+
+def launches(name, dtype, capability=(9, 0)):
     """What the host function `name` launches for the arguments of `cuda_arguments`, without repetitions.
 
     Returns
@@ -53,25 +71,30 @@ def launches(name, dtype):
     dict
         From each `Launch` to the description of the arguments that made it first.
     """
+    return _launches(name, dtype, min(capability, (8, 0)))  # newer GPUs get what 8.0 gets
+
+
+@functools.cache
+def _launches(name, dtype, capability):
     found = {}
 
     def record(description, kernel, blocks, threads, *arguments):
         assert all(isinstance(extent, int) for extent in (*blocks, *threads))
         assert all(extent <= 65535 for extent in blocks[1:])
         assert np.prod(threads) <= 1024
-        types = tuple(numba.typeof(argument) for argument in arguments)
-        wide = {numba.types.int64, numba.types.uint64, numba.types.float64} - {numba.from_dtype(np.dtype(dtype))}
-        assert wide.isdisjoint(types), "a Python number was passed where a NumPy scalar is wanted"
-        found.setdefault(Launch(kernel.py_func, types, int(np.prod(threads))), description)
+        launch = launch_of(kernel, threads, arguments)
+        wide = {numba.types.int64, numba.types.float64} - {numba.from_dtype(np.dtype(dtype))}
+        assert wide.isdisjoint(launch.types), "a Python number was passed where a NumPy scalar is wanted"
+        found.setdefault(launch, description)
 
     for description, arguments in cases(name, dtype).items():
-        with recording(functools.partial(record, description)):
+        with recording(functools.partial(record, description), capability):
             getattr(device, name)(*arguments)
     return found
 
 
 @functools.cache
-def lowered(function, types):
+def lowered(function, types, bounds=None):
     """The kernel as LLVM code, which is the same for all architectures and takes most of the time.
 
     `test_cuda_ptx.test_lowering_once_is_enough` holds this shortcut to the public `cuda.compile`.
@@ -79,15 +102,15 @@ def lowered(function, types):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         library, _ = numba.cuda.compiler._compile_pyfunc_with_fixup(
-            function, types, device=False, abi="numba", cc=OLDEST
+            function, types, device=False, abi="numba", cc=OLDEST, launch_bounds=bounds
         )
     return library
 
 
 @functools.cache
-def ptx_of(function, types, capability):
+def ptx_of(function, types, capability, bounds=None):
     """The kernel's PTX for a compute capability."""
-    return lowered(function, types).get_asm_str(cc=capability)
+    return lowered(function, types, bounds).get_asm_str(cc=capability)
 
 
 class Assembled(NamedTuple):
@@ -116,6 +139,8 @@ def assemble(codes, capability):
     -------
     list of Assembled
     """
+    if not codes:
+        return []
     head = codes[0].partition(_HEAD_ENDS)[0]
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "kernels.ptx", Path(folder) / "kernels.cubin"

@@ -38,7 +38,7 @@ both = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda cc: f"sm_{
 
 
 def check(launch, capability, dtype="float32"):
-    ptx = ptx_of(launch.function, launch.types, capability)
+    ptx = ptx_of(launch.function, launch.types, capability, launch.bounds)
     assert f".target sm_{capability[0]}{capability[1]}" in ptx
     assert "__local_depot" not in ptx, "an array is left in local memory instead of registers"
     if dtype == "float32":
@@ -46,7 +46,7 @@ def check(launch, capability, dtype="float32"):
 
 
 def check_assembled(launch, capability):
-    (assembled,) = assemble((ptx_of(launch.function, launch.types, capability),), capability)
+    (assembled,) = assemble((ptx_of(launch.function, launch.types, capability, launch.bounds),), capability)
     assert assembled.spilled_bytes == 0, assembled.report
     registers = launch.threads * assembled.registers
     assert registers <= REGISTERS_OF_BLOCK, f"{launch.threads} threads, {assembled.registers} registers"
@@ -55,8 +55,8 @@ def check_assembled(launch, capability):
 @both
 @pytest.mark.parametrize("name", LAUNCHING)
 def test_float32_kernels(name, capability):
-    assert launches(name, "float32")
-    for launch in launches(name, "float32"):
+    assert launches(name, "float32", capability)
+    for launch in launches(name, "float32", capability):
         check(launch, capability)
 
 
@@ -84,8 +84,10 @@ def test_fused_slopes_stay_in_float32():
 
 def test_lowering_once_is_enough():
     launch = next(iter(launches("correlate2d", "float32")))
-    ptx, _ = cuda.compile(launch.function, launch.types, device=False, abi="numba", cc=(12, 0))
-    assert without_names(ptx) == without_names(ptx_of(launch.function, launch.types, (12, 0)))
+    ptx, _ = cuda.compile(
+        launch.function, launch.types, device=False, abi="numba", cc=(12, 0), launch_bounds=launch.bounds
+    )
+    assert without_names(ptx) == without_names(ptx_of(launch.function, launch.types, (12, 0), launch.bounds))
 
 
 def without_names(ptx):

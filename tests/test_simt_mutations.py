@@ -16,7 +16,8 @@ from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cann
 from test_simt_kernels import CASES
 
 MODULES = (
-    "activation", "correlate", "data", "image", "loss", "metric", "normalization", "optimizer", "pad", "pool", "random",
+    "activation", "correlate", "correlate_filters", "data", "image", "loss", "metric", "normalization", "optimizer",
+    "pad", "pool", "random",
 )  # fmt: skip
 
 # Functions of the table that show what a kernel, or a function that kernels share, does.

@@ -1,380 +1,198 @@
-"""2D cross-correlation and its two gradients, as products of tiles in shared memory.
+"""2D cross-correlation and its gradients, as products of matrices one of which is never stored.
 
-Each is a matrix product, one factor of which is never stored.  With ``u = i s - p + a d`` and ``v``
-likewise the input cell under filter cell ``(a, b)`` at output ``(i, j)``, for each group of channels::
+With ``u = i s - p + a d`` and ``v`` likewise the input cell under filter cell ``(a, b)`` at output ``(i, j)``, for
+each group of channels::
 
     product           rows                  columns      terms of each sum
     y                 output pixels n, i, j filters f    patch entries a, b, c
     dx                input pixels n, u, v  channels c   filter entries a, b, f
     dfilters, dbias   patch entries a, b, c filters f    output pixels n, i, j
 
-Tiling.  A block owns a tile of rows x columns (``blockIdx.x``, ``blockIdx.y``; the group is in
-``blockIdx.z``) and walks along the terms, `depth` at a time: its threads fetch the two strips that meet
-in the tile into shared memory, wait for each other, and each adds the products of its own rows and
-columns to sums in registers.  Rows and columns of a thread lie a whole step of threads apart, so that a
-warp reads neighbouring words: no bank conflicts in shared memory, whole sectors in the result.
+`product` has the kernels of the first, and says how they work.  The second is a product of the same kind: with stride 1
+an input pixel's gradient is the correlation of dz, padded, with the filters turned by half a circle.  With strides,
+the input pixels ``u`` of one remainder of ``u / s`` are such a correlation with every s-th filter cell, and so one
+launch each: nothing is multiplied by the zeros that lie between the outputs.  A first kernel turns the filters and,
+unless the layer is linear, multiplies dy by the activation's slope, which else each of the ``kernel_height
+kernel_width`` patches that an output lies in would do again, in the way of asynchronous copies.
 
-Memory traffic.  Consecutive threads fetch consecutive channels (or filters), which lie side by side.
-Every number fetched into a 64 x 64 tile serves 64 multiply-adds.
-
-What bounds it.  With many channels, the multiply-adds, each of which costs half a read from shared memory
-(8 reads for 4 x 4 sums); with few channels, as in a network's first layer, writing `y`.  Bias, activation
-and the activation's gradient are applied on the way; the gradient costs reading `y`.
-
-Every thread of a block reaches every barrier: what lies outside the matrices is fetched as zero, and
-only the stores are masked.
-
-Kernels are made for a tile, a floating type and an activation, which are constants to the compiler: loops
-over registers unroll, and the branches of the other activations vanish.
+`correlate_filters` has the third, and `direct` what is too narrow for tiles.
 """
 
 import functools
+from math import gcd
+from typing import NamedTuple
 
 import numpy as np
+from numpy import int32
 
-from ..geometry import int32_geometry
-from . import tiles, toolkit
-from .formulas import activate, inline, pixel_gradient, pixel_place, quotient
+from ..formulas import LINEAR
+from ..geometry import Geometry, int32_geometry
+from . import direct, product, tiles, toolkit
+from .correlate_filters import correlate2d_gradient_filters  # noqa: F401 (offered here)
+from .formulas import inline, slope_from_value
+from .instructions import divide, load, move, store
 from .toolkit import cuda
 
 
 def correlate2d(x, filters, bias, geometry, activation, alpha, y):
     """``y = activation(correlate2d(x, filters) + bias)``."""
-    x, filters, bias, y = (toolkit.flat(array) for array in (x, filters, bias, y))
     g = int32_geometry(geometry)
-    real = y.dtype.type
-    tile = tiles.product_tile(geometry.out_channels // geometry.groups)
-    blocks = tiles.product_blocks(
-        tile, geometry.batch * geometry.out_height * geometry.out_width, geometry.out_channels // geometry.groups
-    )
-    kernel = _forward_kernel(tile, real, int(activation))
-    blocks = (*blocks, geometry.groups)
-    toolkit.launch(kernel, blocks, (tile.threads,), x, filters, bias, g, real(alpha), y)
+    if product.is_suited(geometry, y.dtype):
+        size = product.sums_size(geometry)
+        sums = toolkit.workspace(size, np.float32) if size else None
+        addresses = [toolkit.address(array) for array in (x, filters, bias, y)]
+        x, filters, bias, y = addresses
+        sums = toolkit.address(sums) if size else None
+        product.multiply(x, filters, bias, geometry, activation, alpha, y, sums)
+    else:
+        x, filters, bias, y = (toolkit.flat(array) for array in (x, filters, bias, y))
+        direct.correlate(x, filters, bias, g, int(activation), alpha, y)
 
 
 def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
-    """``dx``, gathered: every input pixel looks up the output pixels that saw it."""
-    dy, y, filters, dx = (toolkit.flat(array) for array in (dy, y, filters, dx))
+    """``dx``, the gradient by the input, from that by the output."""
     g = int32_geometry(geometry)
-    real = dx.dtype.type
-    tile = tiles.product_tile(geometry.channels // geometry.groups)
-    blocks = tiles.product_blocks(
-        tile, geometry.batch * geometry.height * geometry.width, geometry.channels // geometry.groups
-    )
-    kernel = _gradient_input_kernel(tile, real, int(activation))
-    blocks = (*blocks, geometry.groups)
-    toolkit.launch(kernel, blocks, (tile.threads,), dy, y, filters, g, real(alpha), dx)
+    phases = phases_of(geometry)
+    if all(product.is_suited(phase.geometry, dx.dtype) for phase in phases):
+        slopes = 0 if activation == LINEAR else _multiple_of_4(dy.size)
+        sums_begin = slopes + _multiple_of_4(filters.size)
+        workspace = toolkit.workspace(
+            sums_begin + max(product.sums_size(phase.geometry) for phase in phases), np.float32
+        )
+        turned, sums = toolkit.address(workspace, slopes), toolkit.address(workspace, sums_begin)
+        dz = toolkit.address(workspace if slopes else dy)
+        blocks, threads = tiles.element_grid(max(dy.size if slopes else 0, filters.size))
+        toolkit.launch(
+            _prepare, blocks, threads, toolkit.address(dy), toolkit.address(y), toolkit.address(filters), g,
+            np.int32(activation), np.float32(alpha), dz, turned,
+        )  # fmt: skip
+        for phase in phases:
+            product.multiply(
+                dz, toolkit.address(workspace, slopes + phase.first_filter), None, phase.geometry, LINEAR, 0,
+                toolkit.address(dx, phase.first_pixel), sums, phase.places,
+            )  # fmt: skip
+    else:
+        dy, y, filters, dx = (toolkit.flat(array) for array in (dy, y, filters, dx))
+        direct.gradient_input(dy, y, filters, g, int(activation), alpha, dx)
 
 
-def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias):
-    """``dfilters`` and ``dbias``, in two steps of fixed order.
+def _multiple_of_4(count):
+    return -(-count // 4) * 4
 
-    The result has few tiles but its sums are long, so the pixels are split into chunks: each chunk's
-    sums go to a workspace, and a second kernel adds the chunks one after another.
+
+class Phase(NamedTuple):
+    """The input pixels of one remainder of ``(u / stride_height, v / stride_width)``, as outputs of a correlation.
+
+    `geometry` is that of the correlation of dz.  Its filters begin with number `first_filter` of those turned, its
+    pixels with number `first_pixel` of dx, where pictures, rows and columns lie `places` apart: None if nothing lies
+    between them.
     """
-    x, dy, y, dfilters, dbias = (toolkit.flat(array) for array in (x, dy, y, dfilters, dbias))
-    g = int32_geometry(geometry)
-    real = dfilters.dtype.type
-    entries = geometry.kernel_height * geometry.kernel_width * (geometry.channels // geometry.groups)
-    group_filters = geometry.out_channels // geometry.groups
-    pixels = geometry.batch * geometry.out_height * geometry.out_width
-    tile = tiles.product_tile(group_filters)
-    blocks = tiles.product_blocks(tile, entries + 1, group_filters)
-    splits, chunk = tiles.splits(pixels, blocks[0] * blocks[1] * geometry.groups)
 
-    sums = toolkit.workspace(splits * (entries + 1) * geometry.out_channels, real)
-    kernel = _gradient_filters_kernel(tile, real, int(activation))
-    blocks = (*blocks, geometry.groups * splits)
-    toolkit.launch(kernel, blocks, (tile.threads,), x, dy, y, g, real(alpha), np.int32(chunk), sums)
-    blocks, threads = tiles.element_grid((entries + 1) * geometry.out_channels)
-    toolkit.launch(_sum_chunks, blocks, threads, sums, np.int32(splits), dfilters, dbias)
+    geometry: Geometry
+    first_filter: int
+    first_pixel: int
+    places: tuple | None
 
 
-@inline
-def multiply_tiles(left, right, row, row_step, column, column_step, sums):
-    """Add the product of two strips to this thread's sums.
+@functools.lru_cache(maxsize=1024)
+def phases_of(g):
+    """The phases of a correlation's gradient by its input."""
+    vertical = _axis_phases(g.height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top)
+    horizontal = _axis_phases(g.width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left)
+    strided = (g.stride_height, g.stride_width) != (1, 1)
+    row, cell = g.width * g.channels, g.out_channels // g.groups * g.channels
+    phases = []
+    for u, rows, first_row, kernel_height, dilation_height, pad_top in vertical:
+        for v, columns, first_column, kernel_width, dilation_width, pad_left in horizontal:
+            geometry = Geometry(
+                g.batch, g.out_height, g.out_width, g.out_channels,
+                kernel_height, kernel_width, 1, 1, dilation_height, dilation_width, pad_top, 0, pad_left, 0,
+                g.groups, rows, columns, g.channels,
+            )  # fmt: skip
+            phases.append(
+                Phase(
+                    geometry,
+                    (first_row * g.kernel_width + kernel_height * first_column) * cell,
+                    (u * g.width + v) * g.channels,
+                    (g.height * row, g.stride_height * row, g.stride_width * g.channels) if strided else None,
+                )
+            )
+    return tuple(phases)
 
-    `left` is (depth, rows) and `right` (depth, columns), both in shared memory; the thread's rows are
-    ``row + r * row_step``, its columns ``column + c * column_step``.
+
+def _axis_phases(extent, cells, stride, dilation, pad):
+    """For the pixels of each remainder along an axis: the first, how many, and the correlation that they are of.
+
+    An input at ``u = remainder + t stride`` was seen by output ``(u + pad - cell dilation) / stride`` through every
+    cell for which that is a whole number.  From cell to cell of those, from the last to the first, the output moves on
+    by the dilation of a correlation that begins ``pad`` of it before t.
     """
-    for k in range(left.shape[0]):
-        for r in range(sums.shape[0]):
-            for c in range(sums.shape[1]):
-                sums[r, c] += left[k, row + r * row_step] * right[k, column + c * column_step]
+    phases = []
+    for remainder in range(min(stride, extent)):
+        pixels = -(-(extent - remainder) // stride)
+        own = [cell for cell in range(cells) if (cell * dilation - pad - remainder) % stride == 0]
+        if own:
+            first = phase_place(own[-1], cells, stride, dilation, pad)[0]
+            begin = (own[-1] * dilation - pad - remainder) // stride
+            phases.append((remainder, pixels, first, len(own), dilation // gcd(dilation, stride), begin))
+        else:
+            # Nobody saw these pixels: a window outside of the outputs.
+            phases.append((remainder, pixels, 0, 1, 1, pixels))
+    return phases
 
 
-@functools.cache
-def _forward_kernel(tile, real, activation):
-    rows, columns, depth, thread_rows, thread_columns = tile
-    threads = tile.threads
-    row_step, column_step = rows // thread_rows, columns // thread_columns
-    # Fetching patches: consecutive threads take consecutive entries of one pixel's patch.  The
-    # strip is stored entry by entry, its rows two words longer, so that these writes meet no bank twice.
-    fetch_rows = threads // depth
-    fetches = rows // fetch_rows
-    padded_rows = rows + 2
-    # Fetching filters: consecutive threads take consecutive filters of one entry.
-    fetch_entries = threads // columns
-    filter_fetches = -(-depth // fetch_entries)
+def phase_place(cell, cells, stride, dilation, pad):
+    """Where a filter cell of an axis stands among all, when they are sorted by phase and each phase is turned.
 
-    @cuda.jit(cache=True)
-    def correlate2d_kernel(x, filters, bias, g, alpha, y):
-        patches = cuda.shared.array((depth, padded_rows), real)
-        weights = cuda.shared.array((depth, columns), real)
-        sums = cuda.local.array((thread_rows, thread_columns), real)
-        tops = cuda.local.array(fetches, np.int32)
-        lefts = cuda.local.array(fetches, np.int32)
-        lines = cuda.local.array(fetches, np.int32)
-
-        thread = cuda.threadIdx.x
-        row, column = thread // column_step, thread % column_step
-        first_row, first_column = cuda.blockIdx.x * rows, cuda.blockIdx.y * columns
-        group = cuda.blockIdx.z
-        group_channels = quotient(g.channels, g.groups)
-        group_filters = quotient(g.out_channels, g.groups)
-        pixels = g.batch * g.out_height * g.out_width
-        entries = g.kernel_height * g.kernel_width * group_channels
-
-        for r in range(thread_rows):
-            for c in range(thread_columns):
-                sums[r, c] = real(0)
-
-        # Where the patches begin whose entries this thread fetches; a pixel past the last has its patch
-        # below the picture, where all is zero.
-        fetch_entry, fetch_row = thread % depth, thread // depth
-        for r in range(fetches):
-            pixel = first_row + fetch_row + r * fetch_rows
-            tops[r], lefts[r], lines[r] = g.height, 0, 0
-            if pixel < pixels:
-                picture, i, j = pixel_place(pixel, g.out_height, g.out_width)
-                tops[r] = i * g.stride_height - g.pad_top
-                lefts[r] = j * g.stride_width - g.pad_left
-                lines[r] = picture * g.height
-
-        for first in range(0, entries, depth):
-            entry = first + fetch_entry
-            cell = quotient(entry, group_channels)
-            a = quotient(cell, g.kernel_width)
-            b = cell - a * g.kernel_width
-            channel = group * group_channels + entry - cell * group_channels
-            for r in range(fetches):
-                u = tops[r] + a * g.dilation_height
-                v = lefts[r] + b * g.dilation_width
-                value = real(0)
-                if entry < entries and u >= 0 and u < g.height and v >= 0 and v < g.width:
-                    value = x[((lines[r] + u) * g.width + v) * g.channels + channel]
-                patches[fetch_entry, fetch_row + r * fetch_rows] = value
-
-            f = first_column + thread % columns
-            for r in range(filter_fetches):
-                k = thread // columns + r * fetch_entries
-                if k < depth:
-                    value = real(0)
-                    if first + k < entries and f < group_filters:
-                        value = filters[(first + k) * g.out_channels + group * group_filters + f]
-                    weights[k, thread % columns] = value
-
-            cuda.syncthreads()
-            multiply_tiles(patches, weights, row, row_step, column, column_step, sums)
-            cuda.syncthreads()
-
-        for r in range(thread_rows):
-            pixel = first_row + row + r * row_step
-            for c in range(thread_columns):
-                f = first_column + column + c * column_step
-                if pixel < pixels and f < group_filters:
-                    f = group * group_filters + f
-                    y[pixel * g.out_channels + f] = activate(activation, alpha, sums[r, c] + bias[f])
-
-    return correlate2d_kernel
+    Returns
+    -------
+    first, count, place : int
+        The cells of earlier phases; those of its own; and its place among these.
+    """
+    remainder = (cell * dilation - pad) % stride
+    first, count, place = 0, 0, 0
+    for other in range(cells):
+        its = (other * dilation - pad) % stride
+        if its < remainder:
+            first += 1
+        if its == remainder:
+            count += 1
+            if other > cell:
+                place += 1
+    return first, count, place
 
 
-@functools.cache
-def _gradient_input_kernel(tile, real, activation):
-    rows, columns, depth, thread_rows, thread_columns = tile
-    threads = tile.threads
-    row_step, column_step = rows // thread_rows, columns // thread_columns
-    # Both strips are fetched with consecutive threads on consecutive filters of one pixel, or of one
-    # channel, and stored filter by filter.
-    fetch_rows = threads // depth
-    fetches = rows // fetch_rows
-    padded_rows = rows + 2
-    channel_fetches = -(-columns // fetch_rows)
-    padded_columns = columns + 2
-
-    @cuda.jit(cache=True)
-    def correlate2d_gradient_input_kernel(dy, y, filters, g, alpha, dx):
-        gradients = cuda.shared.array((depth, padded_rows), real)
-        weights = cuda.shared.array((depth, padded_columns), real)
-        sums = cuda.local.array((thread_rows, thread_columns), real)
-        bottoms = cuda.local.array(fetches, np.int32)
-        rights = cuda.local.array(fetches, np.int32)
-        lines = cuda.local.array(fetches, np.int32)
-
-        thread = cuda.threadIdx.x
-        row, column = thread // column_step, thread % column_step
-        first_row, first_column = cuda.blockIdx.x * rows, cuda.blockIdx.y * columns
-        group = cuda.blockIdx.z
-        group_channels = quotient(g.channels, g.groups)
-        group_filters = quotient(g.out_channels, g.groups)
-        pixels = g.batch * g.height * g.width
-        entries = g.kernel_height * g.kernel_width * group_filters
-
-        for r in range(thread_rows):
-            for c in range(thread_columns):
-                sums[r, c] = real(0)
-
-        # Output pixel i saw input pixel u with filter cell a if  i s = u + p - a d  with 0 <= i < out_height:
-        # u + p is kept; -1 for pixels past the last, which nothing saw.
-        fetch_entry, fetch_row = thread % depth, thread // depth
-        for r in range(fetches):
-            pixel = first_row + fetch_row + r * fetch_rows
-            bottoms[r], rights[r], lines[r] = -1, 0, 0
-            if pixel < pixels:
-                picture, u, v = pixel_place(pixel, g.height, g.width)
-                bottoms[r] = u + g.pad_top
-                rights[r] = v + g.pad_left
-                lines[r] = picture * g.out_height
-
-        for first in range(0, entries, depth):
-            entry = first + fetch_entry
-            cell = quotient(entry, group_filters)
-            a = quotient(cell, g.kernel_width)
-            b = cell - a * g.kernel_width
-            f = group * group_filters + entry - cell * group_filters
-            for r in range(fetches):
-                down = bottoms[r] - a * g.dilation_height
-                across = rights[r] - b * g.dilation_width
-                value = real(0)
-                if entry < entries and down >= 0 and across >= 0:
-                    i = quotient(down, g.stride_height)
-                    j = quotient(across, g.stride_width)
-                    hit = i * g.stride_height == down and j * g.stride_width == across
-                    if hit and i < g.out_height and j < g.out_width:
-                        place = ((lines[r] + i) * g.out_width + j) * g.out_channels + f
-                        value = pixel_gradient(dy, y, place, activation, alpha)
-                gradients[fetch_entry, fetch_row + r * fetch_rows] = value
-
-            for r in range(channel_fetches):
-                c = fetch_row + r * fetch_rows
-                if c < columns:
-                    value = real(0)
-                    if entry < entries and first_column + c < group_channels:
-                        value = filters[(cell * group_channels + first_column + c) * g.out_channels + f]
-                    weights[fetch_entry, c] = value
-
-            cuda.syncthreads()
-            multiply_tiles(gradients, weights, row, row_step, column, column_step, sums)
-            cuda.syncthreads()
-
-        for r in range(thread_rows):
-            pixel = first_row + row + r * row_step
-            for c in range(thread_columns):
-                channel = first_column + column + c * column_step
-                if pixel < pixels and channel < group_channels:
-                    dx[pixel * g.channels + group * group_channels + channel] = sums[r, c]
-
-    return correlate2d_gradient_input_kernel
-
-
-@functools.cache
-def _gradient_filters_kernel(tile, real, activation):
-    rows, columns, depth, thread_rows, thread_columns = tile
-    threads = tile.threads
-    row_step, column_step = rows // thread_rows, columns // thread_columns
-    # Both strips are fetched as they lie: consecutive threads take consecutive patch entries, or filters, of
-    # one output pixel.
-    patch_pixels = threads // rows
-    patch_fetches = -(-depth // patch_pixels)
-    gradient_pixels = threads // columns
-    gradient_fetches = -(-depth // gradient_pixels)
-
-    @cuda.jit(cache=True)
-    def correlate2d_gradient_filters_kernel(x, dy, y, g, alpha, chunk, chunk_sums):
-        patches = cuda.shared.array((depth, rows), real)
-        gradients = cuda.shared.array((depth, columns), real)
-        sums = cuda.local.array((thread_rows, thread_columns), real)
-
-        thread = cuda.threadIdx.x
-        row, column = thread // column_step, thread % column_step
-        first_row, first_column = cuda.blockIdx.x * rows, cuda.blockIdx.y * columns
-        split = quotient(cuda.blockIdx.z, g.groups)
-        group = cuda.blockIdx.z - split * g.groups
-        group_channels = quotient(g.channels, g.groups)
-        group_filters = quotient(g.out_channels, g.groups)
-        pixels = g.batch * g.out_height * g.out_width
-        entries = g.kernel_height * g.kernel_width * group_channels
-        begin = split * chunk
-        end = begin + chunk
-        if end > pixels:
-            end = pixels
-
-        for r in range(thread_rows):
-            for c in range(thread_columns):
-                sums[r, c] = real(0)
-
-        # The patch entry that this thread fetches is the same for all pixels.  The one after the last is a
-        # constant 1: its sums are those of dz alone, the gradient of the bias.
-        entry = first_row + thread % rows
-        cell = quotient(entry, group_channels)
-        a = quotient(cell, g.kernel_width)
-        b = cell - a * g.kernel_width
-        channel = group * group_channels + entry - cell * group_channels
-        above = a * g.dilation_height - g.pad_top
-        before = b * g.dilation_width - g.pad_left
-        f = first_column + thread % columns
-
-        for first in range(begin, end, depth):
-            for r in range(patch_fetches):
-                k = thread // rows + r * patch_pixels
-                if k < depth:
-                    value = real(0)
-                    if first + k < end:
-                        if entry < entries:
-                            picture, i, j = pixel_place(first + k, g.out_height, g.out_width)
-                            u = i * g.stride_height + above
-                            v = j * g.stride_width + before
-                            if u >= 0 and u < g.height and v >= 0 and v < g.width:
-                                value = x[((picture * g.height + u) * g.width + v) * g.channels + channel]
-                        elif entry == entries:
-                            value = real(1)
-                    patches[k, thread % rows] = value
-
-            for r in range(gradient_fetches):
-                k = thread // columns + r * gradient_pixels
-                if k < depth:
-                    value = real(0)
-                    if first + k < end and f < group_filters:
-                        place = (first + k) * g.out_channels + group * group_filters + f
-                        value = pixel_gradient(dy, y, place, activation, alpha)
-                    gradients[k, thread % columns] = value
-
-            cuda.syncthreads()
-            multiply_tiles(patches, gradients, row, row_step, column, column_step, sums)
-            cuda.syncthreads()
-
-        for r in range(thread_rows):
-            entry = first_row + row + r * row_step
-            for c in range(thread_columns):
-                f = first_column + column + c * column_step
-                if entry <= entries and f < group_filters:
-                    place = (split * (entries + 1) + entry) * g.out_channels + group * group_filters + f
-                    chunk_sums[place] = sums[r, c]
-
-    return correlate2d_gradient_filters_kernel
+_phase_place = inline(phase_place)
 
 
 @cuda.jit(cache=True)
-def _sum_chunks(chunk_sums, splits, dfilters, dbias):
-    # One thread for each filter weight: neighbouring threads read neighbouring words of each chunk.
-    size = dfilters.size + dbias.size
-    i = cuda.grid(1)
-    while i < size:
-        total = chunk_sums[i]
-        for split in range(1, splits):
-            total += chunk_sums[split * size + i]
-        if i < dfilters.size:
-            dfilters[i] = total
-        else:
-            dbias[i - dfilters.size] = total
-        i += cuda.gridsize(1)
+def _prepare(dy, y, filters, g, activation, alpha, dz, turned):
+    """``dz = dy * slope`` unless the layer is linear, and the filters of each phase, turned.
+
+    Neighbouring threads write neighbouring channels of the turned filters.
+    """
+    size = int32(g.batch * g.out_height * g.out_width * g.out_channels)
+    group_channels, group_filters = divide(g.channels, g.groups), divide(g.out_channels, g.groups)
+    weights = int32(g.kernel_height * g.kernel_width * group_channels * g.out_channels)
+    i = int32(cuda.grid(1))
+    while i < size or i < weights:
+        if activation != LINEAR and i < size:
+            gradient = load(move(dy, i))
+            store(move(dz, i), gradient * slope_from_value(activation, alpha, load(move(y, i))))
+        if i < weights:
+            rest = divide(i, group_channels)
+            channel = int32(i - rest * group_channels)
+            cell = divide(rest, g.out_channels)
+            f = int32(rest - cell * g.out_channels)
+            a = divide(cell, g.kernel_width)
+            b = int32(cell - a * g.kernel_width)
+            first_row, rows, row = _phase_place(a, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top)
+            first_column, columns, column = _phase_place(
+                b, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left
+            )
+            group = divide(f, group_filters)
+            place = first_row * g.kernel_width + rows * first_column + row * columns + column
+            place = (place * group_filters + f - group * group_filters) * g.channels + group * group_channels + channel
+            source = (cell * group_channels + channel) * g.out_channels + f
+            store(move(turned, int32(place)), load(move(filters, int32(source))))
+        i = int32(i + cuda.gridsize(1))

@@ -181,6 +181,11 @@ def _mebibytes(size):
     return f"{size / 2**20:.1f} MiB"
 
 
+def bounds(threads, blocks):
+    """Options of `cuda.jit`: at most so many threads a block, and registers for so many blocks at once."""
+    return {} if SIMULATED else {"launch_bounds": (threads, blocks)}
+
+
 _workspaces = threading.local()
 
 
@@ -201,6 +206,72 @@ def workspace(count, dtype):
 def flat(array):
     """The contiguous array as one axis, without a copy."""
     return array if array.ndim == 1 else array.reshape(array.size)
+
+
+def address(array, first=0):
+    """Where number `first` of a contiguous array lies: an argument of a kernel that works on addresses.
+
+    One 64-bit number, where an array would be unpacked at every launch; an `Address` in the simulator.  The caller
+    keeps the array alive.  Called as ``toolkit.address(...)``, so that a test can replace it.
+    """
+    if SIMULATED:
+        cells = array.reshape(array.size)
+        return Address(getattr(cells, "_ary", cells), first)
+    begin, _ = array.__cuda_array_interface__["data"]
+    return np.uint64(begin + first * array.dtype.itemsize)
+
+
+class Address:
+    """A place in an array: what an address is in the simulator, which stays within its array."""
+
+    __slots__ = ("array", "place")
+
+    def __init__(self, array, place=0):
+        self.array, self.place = array, place
+
+    def moved(self, count):
+        """The address `count` numbers further on."""
+        return Address(self.array, self.place + count)
+
+    def cells(self, count):
+        """The view of `count` numbers from here on, all of which must lie in the array.
+
+        Raises
+        ------
+        IndexError
+            If they do not.
+        ValueError
+            If they do not lie at a multiple of their size.
+        """
+        if not 0 <= self.place <= self.array.size - count:
+            raise IndexError(f"address: expected {count} numbers among {self.array.size}, received place {self.place}")
+        size = count * self.array.itemsize
+        if (self.array.ctypes.data + self.place * self.array.itemsize) % size:
+            raise ValueError(f"address: expected a multiple of {size} bytes, received place {self.place}")
+        return self.array[self.place : self.place + count]
+
+
+def is_aligned(address):
+    """Whether four float32 numbers at a time can be accessed from an address on."""
+    if SIMULATED:
+        address = address.array.ctypes.data + address.place * address.array.itemsize
+    return address % 16 == 0
+
+
+def compute_capability():
+    """The compute capability of the current device, as a pair; that of the oldest with all features if simulated.
+
+    Called as ``toolkit.compute_capability()``, so that a test can replace it.
+    """
+    return (8, 0) if SIMULATED else tuple(cuda.get_current_device().compute_capability)
+
+
+def multiprocessors():
+    """How many multiprocessors the current device has; a few if simulated.
+
+    Called as ``toolkit.multiprocessors()``, so that a test can replace it.
+    """
+    return 4 if SIMULATED else cuda.get_current_device().MULTIPROCESSOR_COUNT
 
 
 def probe():

@@ -20,7 +20,7 @@ from .machine import Kernel
 from .memory import GlobalMemory
 
 # Options of `cuda.jit` that do not change the code.
-HARMLESS = {"cache", "device", "inline", "opt", "extensions", "lto"}
+HARMLESS = {"cache", "device", "inline", "opt", "extensions", "lto", "launch_bounds"}
 
 
 class DeviceArray:
@@ -104,6 +104,8 @@ class Gpu:
 
     Attributes
     ----------
+    multiprocessors : int
+        How many it says it has.
     launched : list
         ``(name, blocks, threads)`` of every launch.
     longest : int
@@ -116,7 +118,7 @@ class Gpu:
         self.capability = capability
         self.options = {"counters": counters, "order": order, **options}
         self.memory = GlobalMemory(size)
-        self.launched, self.longest, self.waits = [], 0, 0
+        self.launched, self.longest, self.waits, self.multiprocessors = [], 0, 0, 132
 
     def empty(self, shape, dtype):
         """An array that nothing has written."""
@@ -157,6 +159,8 @@ class Gpu:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(toolkit, "launch", self.launch)
             patch.setattr(toolkit, "workspace", self.workspace)
+            patch.setattr(toolkit, "compute_capability", lambda: self.capability)
+            patch.setattr(toolkit, "multiprocessors", lambda: self.multiprocessors)
             patch.setattr(toolkit, "allocate", self.empty)
             patch.setattr(toolkit, "stream", lambda: self)
             patch.setattr(devices, "cuda_status", lambda: (True, "a machine that executes PTX"))

@@ -1,0 +1,672 @@
+"""Products with a Toeplitz matrix that is never stored: the kernels behind correlations and dense layers in float32.
+
+The rows of the left matrix are output pixels, its columns the entries of a patch in the order in which the filters
+are stored, ``(kernel row, kernel column, channel)``; the right matrix is the filters as they lie in memory.  Nobody
+stores the left matrix: an entry's address follows from its pixel's and its cell's.
+
+A block computes a tile of pixels x filters, in two nested products:
+
+- *load tile*: strips of `depth` entries of the tile's pixels and filters go from global to shared memory, four numbers
+  at a time wherever channels and filters allow it;
+- *multiply tile*: every thread adds the products of its own 8 pixels and 8 filters to 64 sums in registers, reading
+  its factors from shared memory four at a time;
+- *store tile*: bias and activation are applied to the sums, and they are written.
+
+Strips are loaded in one of two ways.  From compute capability 8.0 on, a block begins asynchronous copies one to three
+tiles ahead and goes on multiplying; before, it reads the next strips into registers, multiplies, and then puts
+them into the other half of shared memory.  Either way it passes one barrier for each tile of `depth` terms.
+
+Memory traffic.  A 128 x 128 tile fetches 2 (128 + 128) depth bytes for every 128 x 128 depth multiply-adds: 32
+multiply-adds a byte, and overlapping patches come from the caches.
+
+What bounds it.  Multiply-adds: for 1024 of them a thread of a 128 x 128 tile executes 64 reads of shared memory and
+about 50 other instructions.
+
+Padding.  Which cells of a pixel's patch lie inside of the picture is known from one mask of 32 bits, made once and
+shifted along with the entries; what lies outside is not fetched, and zero takes its place.  Windows of more cells are
+split by kernel rows.
+
+Banks.  The left strip is stored by rows, each 4 numbers longer than it is deep: of 8 threads that read from 8
+neighbouring rows none meet in a bank.  Of threads that write together, those of one row write neighbouring numbers,
+and their rows lie so far apart (`pixel_of`) that they do not meet either.
+
+The order of sums.  Every sum adds its terms one after another in the order of the entries, each with one rounding,
+whatever the tile: choosing a tile by the number of multiprocessors changes no result.  Where an output has too few
+tiles to fill a GPU, or its window too many cells, blocks share the entries and a second kernel adds their sums in
+order; how they are cut up depends on shapes alone.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from numpy import int32, uint32
+
+from . import tiles, toolkit
+from .formulas import activate, inline, pixel_place
+from .instructions import (
+    ALIGNMENT,
+    await_copies,
+    bit,
+    close_copies,
+    copy4_if,
+    copy_if,
+    divide,
+    load,
+    load4_if,
+    load_if,
+    move,
+    multiply_rows,
+    pin,
+    power_of_two,
+    shared_address,
+    shift_left,
+    shift_right,
+    store,
+    store4,
+    thread_number,
+)
+from .toolkit import cuda
+
+# Groups of fewer filters would leave most columns of a tile empty.
+NARROW_GROUP = 8
+
+
+class Problem(NamedTuple):
+    """What a kernel must know of a correlation, in 32-bit integers.
+
+    pixels, out_height, out_width
+        The outputs, all in all and of a picture.
+    entries, mask_rows
+        Of a patch; the kernel rows that a block goes through.
+    split_rows, split_channels, split_entries
+        How far apart, where blocks share a patch, the parts of two blocks begin.
+    step_cells, step_columns, step_channels, advance, next_column, next_row
+        How many cells, kernel columns and channels `depth` entries go on.  The patch's address then moves on by
+        `advance`, and by `next_column` or `next_row` more where the channels or the kernel columns overflow.
+    filter_step
+        From one row of filters that a thread fetches to the next.
+    y_split, y_picture, y_row, y_column
+        How far apart lie the results of two splits and, if results are scattered, pictures, rows and columns.
+    """
+
+    pixels: int
+    out_height: int
+    out_width: int
+    height: int
+    width: int
+    channels: int
+    kernel_height: int
+    kernel_width: int
+    stride_height: int
+    stride_width: int
+    dilation_height: int
+    dilation_width: int
+    pad_top: int
+    pad_left: int
+    group_channels: int
+    group_filters: int
+    out_channels: int
+    entries: int
+    mask_rows: int
+    split_rows: int
+    split_channels: int
+    split_entries: int
+    step_cells: int
+    step_columns: int
+    step_channels: int
+    advance: int
+    next_column: int
+    next_row: int
+    filter_step: int
+    y_split: int
+    y_picture: int
+    y_row: int
+    y_column: int
+
+
+@functools.lru_cache(maxsize=4096)
+def problem_of(g, depth, entry_step, split=None, places=(0, 0, 0)):
+    """The problem of a correlation's geometry.
+
+    Parameters
+    ----------
+    g : Geometry
+    depth, entry_step : int
+        Of the layout.
+    split : tiles.Split, optional
+    places : (int, int, int)
+        How far pictures, rows and columns of a scattered result lie apart.
+    """
+    group_channels, group_filters = g.channels // g.groups, g.out_channels // g.groups
+    pixels = g.batch * g.out_height * g.out_width
+    entries = g.kernel_height * g.kernel_width * group_channels
+    rows, channels = (split.rows, split.channels) if split else (g.kernel_height, 0)
+    step_cells, step_channels = divmod(depth, group_channels)
+    step_rows, step_columns = divmod(step_cells, g.kernel_width)
+    column, row = g.dilation_width * g.channels, g.dilation_height * g.width * g.channels
+    numbers = (
+        pixels, g.out_height, g.out_width,
+        g.height, g.width, g.channels,
+        g.kernel_height, g.kernel_width, g.stride_height, g.stride_width, g.dilation_height, g.dilation_width,
+        g.pad_top, g.pad_left,
+        group_channels, group_filters, g.out_channels,
+        entries, rows, 0 if channels else rows, channels, channels or rows * g.kernel_width * group_channels,
+        step_cells, step_columns, step_channels,
+        step_rows * row + step_columns * column + step_channels,
+        column - group_channels, row - g.kernel_width * column,
+        entry_step * g.out_channels,
+        pixels * g.out_channels if split else 0, *places,
+    )  # fmt: skip
+    return Problem(*map(np.int32, numbers))
+
+
+class Layout(NamedTuple):
+    """How the threads of a block share the work of a tile: constants of a kernel.
+
+    `patch_width` and `filter_width` are how many channels, and how many filters, are fetched at once: 4 or 1.  If the
+    channels are a multiple of the depth, all entries of a strip are of one cell: the tile is `whole`.  Then its cell is
+    the same for all threads, and takes no registers of theirs.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    # Fetching the left strip: threads side by side on entries, and every `pixel_step`-th pixel.
+    patch_width: int
+    whole: bool
+    patch_lanes: int
+    patch_fetches: int
+    pixel_step: int
+    pixel_group: int
+    pixel_spread: int
+    # Fetching the right strip: threads side by side on filters, and every `entry_step`-th entry.
+    filter_width: int
+    filter_lanes: int
+    filter_fetches: int
+    entry_step: int
+    # Where things lie in shared memory.
+    left_stride: int
+    right_begin: int
+    stage_size: int
+    # Multiplying: a warp's lanes, and where the tile of the next warp begins.
+    lanes_down: int
+    lanes: int
+    warps_down: int
+    warp_rows: int
+    warp_columns: int
+    column_step: int
+    thread_sums: int
+
+
+def layout_of(tile, patch_width, filter_width, whole):
+    """The layout of a `tiles.RegisterTile`."""
+    patch_lanes, filter_lanes = tile.depth // patch_width, tile.columns // filter_width
+    pixel_step, entry_step = tile.threads // patch_lanes, tile.threads // filter_lanes
+    # One pass over the banks serves 8 threads that write four numbers each, or 32 that write one.
+    pixels_at_once = (8 if patch_width == 4 else 32) // patch_lanes
+    spreads = pixels_at_once > 0 and pixel_step % 8 == 0
+    left_stride, lanes = tile.depth + 4, tile.lanes_down * tile.lanes_across
+    return Layout(
+        rows=tile.rows, columns=tile.columns, depth=tile.depth,
+        patch_width=patch_width, whole=whole, patch_lanes=patch_lanes,
+        patch_fetches=tile.rows // pixel_step, pixel_step=pixel_step,
+        pixel_group=8 if spreads else 1, pixel_spread=min(8, pixels_at_once) if spreads else 1,
+        filter_width=filter_width, filter_lanes=filter_lanes,
+        filter_fetches=tile.depth // entry_step, entry_step=entry_step,
+        left_stride=left_stride, right_begin=tile.rows * left_stride,
+        stage_size=tile.rows * left_stride + tile.depth * tile.columns,
+        lanes_down=tile.lanes_down, lanes=lanes, warps_down=tile.rows // (tile.lanes_down * tile.thread_rows),
+        warp_rows=tile.lanes_down * tile.thread_rows, warp_columns=tile.lanes_across * tile.thread_columns,
+        column_step=tile.lanes_across * 4, thread_sums=tile.thread_sums,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------
+# entries and cells
+
+
+@inline
+def entry_place(entry, p):
+    """Kernel row, kernel column and channel of an entry."""
+    cell = divide(entry, p.group_channels)
+    row = divide(cell, p.kernel_width)
+    return row, int32(cell - row * p.kernel_width), int32(entry - cell * p.group_channels)
+
+
+@inline
+def next_place(column, channel, p, t):
+    """What comes `depth` entries further on.
+
+    Returns kernel column and channel, how many cells that is, and how many numbers of x.
+    """
+    cells, advance = int32(0), int32(t.depth)
+    if t.whole:
+        channel = int32(channel + t.depth)
+    else:
+        cells, advance = p.step_cells, p.advance
+        column, channel = int32(column + p.step_columns), int32(channel + p.step_channels)
+    if channel >= p.group_channels:
+        column, channel = int32(column + 1), int32(channel - p.group_channels)
+        cells, advance = int32(cells + 1), int32(advance + p.next_column)
+    if column >= p.kernel_width:
+        column, advance = int32(column - p.kernel_width), int32(advance + p.next_row)
+    return column, channel, cells, advance
+
+
+@inline
+def cells_inside(top, left, first_row, p):
+    """Which cells of the patch that begins at a place lie inside of the picture, from a kernel row on: a bit for each.
+
+    The lowest bit stands for the row's first cell.
+    """
+    columns, cells = uint32(0), uint32(0)
+    for b in range(p.kernel_width):
+        v = int32(left + b * p.dilation_width)
+        if v >= 0 and v < p.width:
+            columns = uint32(columns | power_of_two(b))
+    for a in range(p.mask_rows):
+        u = int32(top + (first_row + a) * p.dilation_height)
+        if first_row + a < p.kernel_height and u >= 0 and u < p.height:
+            cells = uint32(cells | shift_left(columns, a * p.kernel_width))
+    return cells
+
+
+# ---------------------------------------------------------------------------------------------------
+# load tile
+
+
+@inline
+def pixel_of(thread, t):
+    """The first pixel of a tile that a thread fetches for.
+
+    Threads that write to shared memory at once take pixels of one `pixel_group` that lie apart, so that
+    their rows, which are longer than deep, begin in different banks.
+    """
+    order = int32(thread // t.patch_lanes)
+    within = int32(order % t.pixel_group)
+    first = within % t.pixel_spread * (t.pixel_group // t.pixel_spread) + within // t.pixel_spread
+    return int32(order - within + first)
+
+
+@inline
+def place_patches(p, t, first_pixel, group, first_row, entry, sources, inside):
+    """For every pixel that a thread fetches for: the address of an entry of its patch, and its cells inside.
+
+    Entries are counted from a kernel row on.
+    """
+    row, column, channel = entry_place(entry, p)
+    cell = int32(row * p.kernel_width + column)
+    for i in range(t.patch_fetches):
+        pixel = int32(first_pixel + i * t.pixel_step)
+        picture, out_row, out_column = pixel_place(pixel, p.out_height, p.out_width)
+        top = int32(out_row * p.stride_height - p.pad_top)
+        left = int32(out_column * p.stride_width - p.pad_left)
+        line = (picture * p.height + top + (first_row + row) * p.dilation_height) * p.width
+        place = (line + left + column * p.dilation_width) * p.channels
+        sources[i] = int32(place + group * p.group_channels + channel)
+        inside[i] = uint32(0)
+        if pixel < p.pixels:
+            inside[i] = shift_right(cells_inside(top, left, first_row, p), cell)
+    return column, channel
+
+
+@inline
+def move_on(sources, inside, column, channel, p, t):
+    """Let every patch's place be that of the next tile's entry; returns its kernel column and channel."""
+    column, channel, cells, advance = next_place(column, channel, p, t)
+    for i in range(t.patch_fetches):
+        sources[i], inside[i] = int32(sources[i] + advance), shift_right(inside[i], cells)
+    return column, channel
+
+
+@inline
+def copy_tile(x, filters, sources, inside, filter_source, entries_left, left_target, right_target, p, t):
+    """Begin to copy a tile's strips to shared memory, with zeros for what does not exist.
+
+    Returns the place of the next tile's filters.
+    """
+    for i in range(t.patch_fetches):
+        wanted = bit(inside[i], 0)
+        target = move(left_target, i * t.pixel_step * t.left_stride)
+        if t.patch_width == 4:
+            copy4_if(wanted, move(x, sources[i]), target)
+        else:
+            copy_if(wanted, move(x, sources[i]), target)
+    for i in range(t.filter_fetches):
+        wanted = entries_left > (0 if t.whole else i * t.entry_step)
+        target = move(right_target, i * t.entry_step * t.columns)
+        if t.filter_width == 4:
+            copy4_if(wanted, move(filters, filter_source), target)
+        else:
+            copy_if(wanted, move(filters, filter_source), target)
+        filter_source = int32(filter_source + p.filter_step)
+    return filter_source
+
+
+@inline
+def read_tile(x, filters, sources, inside, filter_source, entries_left, patches, weights, p, t):
+    """Read a thread's part of a tile's strips, with zeros for what does not exist; returns as `copy_tile`."""
+    for i in range(t.patch_fetches):
+        wanted = bit(inside[i], 0)
+        if t.patch_width == 4:
+            patches[4 * i], patches[4 * i + 1], patches[4 * i + 2], patches[4 * i + 3] = load4_if(
+                wanted, move(x, sources[i])
+            )
+        else:
+            patches[i] = load_if(wanted, move(x, sources[i]))
+    for i in range(t.filter_fetches):
+        wanted = entries_left > (0 if t.whole else i * t.entry_step)
+        if t.filter_width == 4:
+            a, b, c, d = load4_if(wanted, move(filters, filter_source))
+            weights[4 * i], weights[4 * i + 1], weights[4 * i + 2], weights[4 * i + 3] = a, b, c, d
+        else:
+            weights[i] = load_if(wanted, move(filters, filter_source))
+        filter_source = int32(filter_source + p.filter_step)
+    return filter_source
+
+
+@inline
+def put_tile(patches, weights, left_target, right_target, t):
+    """Write what `read_tile` read to shared memory."""
+    for i in range(t.patch_fetches):
+        target = move(left_target, i * t.pixel_step * t.left_stride)
+        if t.patch_width == 4:
+            store4(target, patches[4 * i], patches[4 * i + 1], patches[4 * i + 2], patches[4 * i + 3])
+        else:
+            store(target, patches[i])
+    for i in range(t.filter_fetches):
+        target = move(right_target, i * t.entry_step * t.columns)
+        if t.filter_width == 4:
+            store4(target, weights[4 * i], weights[4 * i + 1], weights[4 * i + 2], weights[4 * i + 3])
+        else:
+            store(target, weights[i])
+
+
+@inline
+def filter_place(entry, f, group, p):
+    """Which number of the filters stands for an entry, in the filter numbered so within its group."""
+    return int32(entry * p.out_channels + group * p.group_filters + f)
+
+
+@inline
+def next_stage(place, stage_size, strips_size):
+    """Where in shared memory the strips after those at `place` lie: round and round."""
+    place = int32(place + stage_size)
+    if place == strips_size:
+        place = int32(0)
+    return place
+
+
+@inline
+def stage_before(place, stage_size, strips_size):
+    """Where the strips before those at `place` lie, which are the ones to be filled next."""
+    if place == 0:
+        place = int32(strips_size)
+    return int32(place - stage_size)
+
+
+# ---------------------------------------------------------------------------------------------------
+# multiply tile and store tile
+
+
+@inline
+def own_corner(thread, t):
+    """The first pixel and the first filter of the tile whose sums a thread keeps."""
+    warp, lane = thread // t.lanes, thread % t.lanes
+    pixel = warp % t.warps_down * t.warp_rows + lane % t.lanes_down
+    return int32(pixel), int32(warp // t.warps_down * t.warp_columns + lane // t.lanes_down * 4)
+
+
+@inline
+def store_tile(sums, offsets, bias, y, p, t, first_pixel, pixel_step, first_filter, group, options, alpha):
+    """Apply bias and activation to a thread's sums, row by row, and write them."""
+    activation, biased, scattered, _ = options
+    filters = offsets.shape[0]
+    for q in range(filters):
+        offsets[q] = np.float32(0)
+        if biased:
+            f = int32(first_filter + q // 4 * t.column_step + q % 4)
+            offsets[q] = load_if(f < p.group_filters, move(bias, int32(group * p.group_filters + f)))
+    for first in range(0, t.thread_sums, filters):
+        pixel = int32(first_pixel + first // filters * pixel_step)
+        if pixel < p.pixels:
+            place = int32(pixel * p.out_channels)
+            if scattered:
+                picture, row, column = pixel_place(pixel, p.out_height, p.out_width)
+                place = int32(picture * p.y_picture + row * p.y_row + column * p.y_column)
+            for q in range(filters):
+                sums[first + q] = activate(activation, alpha, sums[first + q] + offsets[q])
+            for q in range(0, filters, t.filter_width):
+                f, i = int32(first_filter + q // 4 * t.column_step + q % 4), first + q
+                if f < p.group_filters:
+                    target = move(y, int32(place + group * p.group_filters + f))
+                    if t.filter_width == 4:
+                        store4(target, sums[i], sums[i + 1], sums[i + 2], sums[i + 3])
+                    else:
+                        store(target, sums[i])
+
+
+# ---------------------------------------------------------------------------------------------------
+# the kernels
+
+
+@functools.cache
+def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options):
+    """The kernel for a tile.
+
+    Parameters
+    ----------
+    tile : tiles.RegisterTile
+    patch_width, filter_width : int
+        How many channels, and how many filters, are fetched at once: 4 or 1.
+    whole : bool
+        Whether the channels of a group are a multiple of the tile's depth.
+    asynchronous : bool
+        Whether strips are copied while the block multiplies, or pass through registers.
+    options : (int, bool, bool, bool)
+        The activation, whether there is a bias, whether results are scattered, and whether several blocks share the
+        entries.
+    """
+    t = layout_of(tile, patch_width, filter_width, whole)
+    rows, columns, depth, count = tile.thread_rows, tile.thread_columns, tile.depth, tile.thread_sums
+    left_stride, right_stride, row_step, column_step = t.left_stride, tile.columns, tile.lanes_down, t.column_step
+    stage_size, strips_size = t.stage_size, tile.stages * t.stage_size
+    patch_fetches, patch_numbers, filter_numbers = (
+        t.patch_fetches,
+        t.patch_fetches * patch_width,
+        t.filter_fetches * filter_width,
+    )
+    ahead, in_flight = tile.stages - 1, tile.stages - 2
+    shared_out = options[3]
+
+    @cuda.jit(cache=True, **toolkit.bounds(tile.threads, tile.blocks))
+    def correlation_product(x, filters, bias, p, alpha, y):
+        strips = cuda.shared.array(strips_size, np.float32, alignment=ALIGNMENT)
+        sums = cuda.local.array(count, np.float32)
+        offsets = cuda.local.array(columns, np.float32)
+        sources = cuda.local.array(patch_fetches, np.int32)
+        inside = cuda.local.array(patch_fetches, np.uint32)
+
+        thread = int32(cuda.threadIdx.x)
+        first_pixel, first_filter = int32(cuda.blockIdx.x * t.rows), int32(cuda.blockIdx.y * t.columns)
+        group, split = int32(cuda.blockIdx.z), int32(0)
+        first_entry, first_row, first_channel, entries = int32(0), int32(0), int32(0), p.entries
+        if shared_out:
+            group, split = split, group
+            first_entry = int32(split * p.split_entries)
+            first_row, first_channel = int32(split * p.split_rows), int32(split * p.split_channels)
+            entries = int32(entries - first_entry)
+            if entries > p.split_entries:
+                entries = p.split_entries
+        tiles_left = divide(int32(entries + (depth - 1)), int32(depth))
+
+        # What this thread fetches, and where it puts it.
+        pixel, entry = pixel_of(thread, t), int32(thread % t.patch_lanes * t.patch_width)
+        entry_in_row = int32(first_channel + entry)
+        column, channel = place_patches(p, t, first_pixel + pixel, group, first_row, entry_in_row, sources, inside)
+        if whole:
+            column, channel = int32(0), first_channel
+        left_target = pin(move(shared_address(strips), int32(pixel * t.left_stride + entry)))
+        f, entry = int32(thread % t.filter_lanes * t.filter_width), int32(thread // t.filter_lanes)
+        filter_source = filter_place(first_entry + entry, first_filter + f, group, p)
+        right_target = pin(move(shared_address(strips), int32(t.right_begin + entry * t.columns + f)))
+        entries_left = int32(entries - entry)
+        if first_filter + f >= p.group_filters:
+            entries_left = int32(0)
+
+        # What it multiplies.
+        pixel, f = own_corner(thread, t)
+        left = pin(move(shared_address(strips), int32(pixel * t.left_stride)))
+        right = pin(move(shared_address(strips), int32(t.right_begin + f)))
+        for i in range(count):
+            sums[i] = np.float32(0)
+
+        use = int32(0)
+        if asynchronous:
+            for stage in range(ahead):
+                if stage < tiles_left:
+                    to_left, to_right = move(left_target, stage * stage_size), move(right_target, stage * stage_size)
+                    filter_source = copy_tile(
+                        x, filters, sources, inside, filter_source, entries_left, to_left, to_right, p, t
+                    )
+                    column, channel = move_on(sources, inside, column, channel, p, t)
+                    if not whole:
+                        entries_left = int32(entries_left - depth)
+                close_copies()
+
+            while tiles_left > 0:
+                await_copies(in_flight)
+                cuda.syncthreads()
+                if tiles_left > ahead:
+                    fill = stage_before(use, stage_size, strips_size)
+                    to_left, to_right = move(left_target, fill), move(right_target, fill)
+                    filter_source = copy_tile(
+                        x, filters, sources, inside, filter_source, entries_left, to_left, to_right, p, t
+                    )
+                    column, channel = move_on(sources, inside, column, channel, p, t)
+                    if not whole:
+                        entries_left = int32(entries_left - depth)
+                close_copies()
+                multiply_rows(
+                    sums, move(left, use), move(right, use),
+                    rows, columns, depth, left_stride, right_stride, row_step, column_step,
+                )  # fmt: skip
+                use = next_stage(use, stage_size, strips_size)
+                tiles_left = int32(tiles_left - 1)
+        else:
+            patches = cuda.local.array(patch_numbers, np.float32)
+            weights = cuda.local.array(filter_numbers, np.float32)
+            filter_source = read_tile(x, filters, sources, inside, filter_source, entries_left, patches, weights, p, t)
+            put_tile(patches, weights, left_target, right_target, t)
+            while tiles_left > 0:
+                cuda.syncthreads()
+                if tiles_left > 1:
+                    column, channel = move_on(sources, inside, column, channel, p, t)
+                    if not whole:
+                        entries_left = int32(entries_left - depth)
+                    filter_source = read_tile(
+                        x, filters, sources, inside, filter_source, entries_left, patches, weights, p, t
+                    )
+                multiply_rows(
+                    sums, move(left, use), move(right, use),
+                    rows, columns, depth, left_stride, right_stride, row_step, column_step,
+                )  # fmt: skip
+                use = next_stage(use, stage_size, strips_size)
+                if tiles_left > 1:
+                    put_tile(patches, weights, move(left_target, use), move(right_target, use), t)
+                tiles_left = int32(tiles_left - 1)
+
+        # The loop needs every register: what only comes after it is computed after it.
+        y = move(y, int32(split * p.y_split))
+        pixel, f = own_corner(thread_number(), t)
+        first_pixel, first_filter = int32(first_pixel + pixel), int32(first_filter + f)
+        store_tile(sums, offsets, bias, y, p, t, first_pixel, row_step, first_filter, group, options, alpha)
+
+    return correlation_product
+
+
+@functools.cache
+def _sum_splits_kernel(options):
+    """The kernel that adds the sums of splits, one after another, and does what `store_tile` does else."""
+    activation, biased, scattered, _ = options
+
+    @cuda.jit(cache=True)
+    def sum_splits(sums, splits, bias, p, alpha, y):
+        # Neighbouring threads read neighbouring numbers of each split.
+        i, size = int32(cuda.grid(1)), int32(p.pixels * p.out_channels)
+        while i < size:
+            total = load(move(sums, i))
+            for split in range(1, splits):
+                total += load(move(sums, int32(split * size + i)))
+            pixel = divide(i, p.out_channels)
+            f = int32(i - pixel * p.out_channels)
+            place = i
+            if scattered:
+                picture, row, column = pixel_place(pixel, p.out_height, p.out_width)
+                place = int32(picture * p.y_picture + row * p.y_row + column * p.y_column + f)
+            if biased:
+                total += load(move(bias, f))
+            store(move(y, place), activate(activation, alpha, total))
+            i = int32(i + cuda.gridsize(1))
+
+    return sum_splits
+
+
+# ---------------------------------------------------------------------------------------------------
+# launching them
+
+
+def is_suited(g, dtype):
+    """Whether these kernels compute a correlation: float32, a window whose rows a mask can hold, groups not too narrow.
+
+    What is left are gradient checks, which need no speed, and depthwise correlations, for which `direct` is better.
+    """
+    if dtype != np.float32 or g.kernel_width > tiles.MASK_BITS:
+        return False
+    few = g.out_channels // g.groups < NARROW_GROUP
+    return g.groups == 1 or not (few or g.kernel_height * g.kernel_width > tiles.MASK_BITS)
+
+
+def sums_size(g):
+    """How many numbers of workspace `multiply` needs."""
+    split = tiles.split(g)
+    return split.count * g.batch * g.out_height * g.out_width * g.out_channels if split else 0
+
+
+def multiply(x, filters, bias, g, activation, alpha, y, sums=None, places=None):
+    """Launch the product of a correlation.
+
+    Parameters
+    ----------
+    x, filters, bias, y : address
+        The bias may be None.
+    g : Geometry
+    activation, alpha
+        As in the table.
+    sums : address, optional
+        Of a workspace of `sums_size` numbers, if that is not 0.
+    places : (int, int, int), optional
+        How far pictures, rows and columns of y lie apart, if they do not follow one another.
+    """
+    group_channels, group_filters = g.channels // g.groups, g.out_channels // g.groups
+    patch_width = 4 if group_channels % 4 == 0 and toolkit.is_aligned(x) else 1
+    filter_width = 4 if group_filters % 4 == 0 and all(map(toolkit.is_aligned, (filters, y))) else 1
+    pixels, split = g.batch * g.out_height * g.out_width, tiles.split(g)
+    layers = split.count if split else g.groups
+    tile = tiles.register_tile(pixels, group_filters, layers, group_channels, patch_width, toolkit.multiprocessors())
+    asynchronous = toolkit.compute_capability() >= (8, 0)
+    tile = tile if asynchronous else tile.staged()
+    whole = patch_width == 4 and group_channels % tile.depth == 0
+    options = int(activation), bias is not None, places is not None, split is not None
+    layout = layout_of(tile, patch_width, filter_width, whole)
+    p = problem_of(g, layout.depth, layout.entry_step, split, places or (0, 0, 0))
+    alpha, bias = np.float32(alpha), x if bias is None else bias
+
+    blocks = (tiles.blocks_for(pixels, tile.rows), tiles.blocks_for(group_filters, tile.columns), layers)
+    inner = (0, False, False, True) if split else options
+    kernel = product_kernel(tile, patch_width, filter_width, whole, asynchronous, inner)
+    toolkit.launch(kernel, blocks, (tile.threads,), x, filters, bias, p, alpha, sums if split else y)
+    if split:
+        blocks, threads = tiles.element_grid(pixels * g.out_channels)
+        toolkit.launch(_sum_splits_kernel(options), blocks, threads, sums, np.int32(split.count), bias, p, alpha, y)
