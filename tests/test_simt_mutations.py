@@ -16,14 +16,24 @@ from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cann
 from test_simt_kernels import CASES
 
 MODULES = (
-    "activation", "correlate", "correlate_filters", "data", "image", "loss", "metric", "normalization", "optimizer",
-    "pad", "pool", "random",
+    "activation", "correlate", "correlate_filters", "data", "direct", "image", "loss", "metric", "normalization",
+    "optimizer", "pad", "pool", "product", "random",
 )  # fmt: skip
 
 # Functions of the table that show what a kernel, or a function that kernels share, does.
 SHOWN_BY = {
-    "correlate2d_kernel": ["correlate2d"],
-    "correlate2d_gradient_input_kernel": ["correlate2d_gradient_input"],
+    "correlation_product": ["correlate2d"],
+    "next_place": ["correlate2d"],
+    "cells_inside": ["correlate2d"],
+    "place_patches": ["correlate2d"],
+    "next_stage": ["correlate2d"],
+    "stage_before": ["correlate2d"],
+    "store_tile": ["correlate2d"],
+    "sum_splits": ["correlate2d"],
+    "_prepare": ["correlate2d_gradient_input"],
+    "direct_correlation": ["correlate2d"],
+    "direct_gradient": ["correlate2d_gradient_input"],
+    "seen_from": ["correlate2d_gradient_input"],
     "correlate2d_gradient_filters_kernel": ["correlate2d_gradient_filters"],
     "_sum_chunks": ["correlate2d_gradient_filters"],
     "_sum_pixels": ["correlate_image"],
@@ -44,8 +54,8 @@ SHOWN_BY = {
 ALWAYS_TRUE = "the tiles of today leave no thread without an entry to fetch"
 FASTER = "only saves work: what is skipped adds zero"
 EQUIVALENT = {
-    ("correlate2d_kernel", "k < depth"): ALWAYS_TRUE,
-    ("correlate2d_gradient_input_kernel", "c < columns"): ALWAYS_TRUE,
+    ("correlation_product", "stage < tiles_left"): FASTER,
+    ("correlation_product", "tiles_left > ahead"): FASTER,
     ("correlate2d_gradient_filters_kernel", "k < depth"): ALWAYS_TRUE,
     ("correlate2d_gradient_filters_kernel", "entry == entries"): "rows past the constant one are not stored",
     ("_regularize", "l1[region] != real(0)"): FASTER,
@@ -106,8 +116,8 @@ class Listening(Gpu):
         super().__init__()
         self.barriers = {}
 
-    def kernel(self, function, types):
-        ready = super().kernel(function, types)
+    def kernel(self, function, types, bounds=None):
+        ready = super().kernel(function, types, bounds)
         count = len(mutants.barriers_of(ready))
         self.barriers[function.__name__] = max(count, self.barriers.get(function.__name__, 0))
         return ready

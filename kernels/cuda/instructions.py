@@ -24,7 +24,7 @@ disk cache does not find a kernel again that holds one in a closure.
 
 import numpy as np
 
-from .toolkit import SIMULATED, Address, cuda
+from .toolkit import SIMULATED, Address
 
 if SIMULATED:
     # What local arrays of addresses hold, and how shared arrays are aligned that are accessed four numbers at once.
@@ -81,9 +81,9 @@ if SIMULATED:
         """The same address, computed here and kept: the compiler cannot move its arithmetic into a loop."""
         return address
 
-    def thread_number():
-        """``cuda.threadIdx.x``, asked for here and now: what is computed from it need not be kept in registers."""
-        return np.int32(cuda.threadIdx.x)
+    def same_thread(thread):
+        """``cuda.threadIdx.x``, which is `thread`, asked for anew: what depends on it need not be kept until here."""
+        return thread
 
     def divide(a, b):
         """``a // b`` of numbers from 0 to 2**31 - 1, by 32-bit division."""
@@ -319,11 +319,11 @@ else:
         return address(address), generate
 
     @intrinsic
-    def thread_number(typing):
+    def same_thread(typing, thread):
         def generate(context, builder, signature, arguments):
             return _assembly(builder, "mov.u32 $0, %tid.x;", "=r", _i32, [])
 
-        return types.int32(), generate
+        return types.int32(types.int32), generate
 
     @intrinsic
     def divide(typing, a, b):

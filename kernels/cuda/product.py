@@ -59,12 +59,12 @@ from .instructions import (
     multiply_rows,
     pin,
     power_of_two,
+    same_thread,
     shared_address,
     shift_left,
     shift_right,
     store,
     store4,
-    thread_number,
 )
 from .toolkit import cuda
 
@@ -164,9 +164,9 @@ def problem_of(g, depth, entry_step, split=None, places=(0, 0, 0)):
 class Layout(NamedTuple):
     """How the threads of a block share the work of a tile: constants of a kernel.
 
-    `patch_width` and `filter_width` are how many channels, and how many filters, are fetched at once: 4 or 1.  If the
-    channels are a multiple of the depth, all entries of a strip are of one cell: the tile is `whole`.  Then its cell is
-    the same for all threads, and takes no registers of theirs.
+    `patch_width` and `filter_width` are how many channels, and how many filters, are fetched at once: quads, or 1.
+    If the channels are a multiple of the depth, all entries of a strip are of one cell: the tile is `whole`.
+    Then its cell is the same for all threads, and takes no registers of theirs.
     """
 
     rows: int
@@ -174,6 +174,7 @@ class Layout(NamedTuple):
     depth: int
     # Fetching the left strip: threads side by side on entries, and every `pixel_step`-th pixel.
     patch_width: int
+    patch_quads: bool
     whole: bool
     patch_lanes: int
     patch_fetches: int
@@ -182,6 +183,7 @@ class Layout(NamedTuple):
     pixel_spread: int
     # Fetching the right strip: threads side by side on filters, and every `entry_step`-th entry.
     filter_width: int
+    filter_quads: bool
     filter_lanes: int
     filter_fetches: int
     entry_step: int
@@ -209,10 +211,10 @@ def layout_of(tile, patch_width, filter_width, whole):
     left_stride, lanes = tile.depth + 4, tile.lanes_down * tile.lanes_across
     return Layout(
         rows=tile.rows, columns=tile.columns, depth=tile.depth,
-        patch_width=patch_width, whole=whole, patch_lanes=patch_lanes,
+        patch_width=patch_width, patch_quads=patch_width == 4, whole=whole, patch_lanes=patch_lanes,
         patch_fetches=tile.rows // pixel_step, pixel_step=pixel_step,
         pixel_group=8 if spreads else 1, pixel_spread=min(8, pixels_at_once) if spreads else 1,
-        filter_width=filter_width, filter_lanes=filter_lanes,
+        filter_width=filter_width, filter_quads=filter_width == 4, filter_lanes=filter_lanes,
         filter_fetches=tile.depth // entry_step, entry_step=entry_step,
         left_stride=left_stride, right_begin=tile.rows * left_stride,
         stage_size=tile.rows * left_stride + tile.depth * tile.columns,
@@ -329,14 +331,14 @@ def copy_tile(x, filters, sources, inside, filter_source, entries_left, left_tar
     for i in range(t.patch_fetches):
         wanted = bit(inside[i], 0)
         target = move(left_target, i * t.pixel_step * t.left_stride)
-        if t.patch_width == 4:
+        if t.patch_quads:
             copy4_if(wanted, move(x, sources[i]), target)
         else:
             copy_if(wanted, move(x, sources[i]), target)
     for i in range(t.filter_fetches):
         wanted = entries_left > (0 if t.whole else i * t.entry_step)
         target = move(right_target, i * t.entry_step * t.columns)
-        if t.filter_width == 4:
+        if t.filter_quads:
             copy4_if(wanted, move(filters, filter_source), target)
         else:
             copy_if(wanted, move(filters, filter_source), target)
@@ -349,7 +351,7 @@ def read_tile(x, filters, sources, inside, filter_source, entries_left, patches,
     """Read a thread's part of a tile's strips, with zeros for what does not exist; returns as `copy_tile`."""
     for i in range(t.patch_fetches):
         wanted = bit(inside[i], 0)
-        if t.patch_width == 4:
+        if t.patch_quads:
             patches[4 * i], patches[4 * i + 1], patches[4 * i + 2], patches[4 * i + 3] = load4_if(
                 wanted, move(x, sources[i])
             )
@@ -357,7 +359,7 @@ def read_tile(x, filters, sources, inside, filter_source, entries_left, patches,
             patches[i] = load_if(wanted, move(x, sources[i]))
     for i in range(t.filter_fetches):
         wanted = entries_left > (0 if t.whole else i * t.entry_step)
-        if t.filter_width == 4:
+        if t.filter_quads:
             a, b, c, d = load4_if(wanted, move(filters, filter_source))
             weights[4 * i], weights[4 * i + 1], weights[4 * i + 2], weights[4 * i + 3] = a, b, c, d
         else:
@@ -371,13 +373,13 @@ def put_tile(patches, weights, left_target, right_target, t):
     """Write what `read_tile` read to shared memory."""
     for i in range(t.patch_fetches):
         target = move(left_target, i * t.pixel_step * t.left_stride)
-        if t.patch_width == 4:
+        if t.patch_quads:
             store4(target, patches[4 * i], patches[4 * i + 1], patches[4 * i + 2], patches[4 * i + 3])
         else:
             store(target, patches[i])
     for i in range(t.filter_fetches):
         target = move(right_target, i * t.entry_step * t.columns)
-        if t.filter_width == 4:
+        if t.filter_quads:
             store4(target, weights[4 * i], weights[4 * i + 1], weights[4 * i + 2], weights[4 * i + 3])
         else:
             store(target, weights[i])
@@ -441,7 +443,7 @@ def store_tile(sums, offsets, bias, y, p, t, first_pixel, pixel_step, first_filt
                 f, i = int32(first_filter + q // 4 * t.column_step + q % 4), first + q
                 if f < p.group_filters:
                     target = move(y, int32(place + group * p.group_filters + f))
-                    if t.filter_width == 4:
+                    if t.filter_quads:
                         store4(target, sums[i], sums[i + 1], sums[i + 2], sums[i + 3])
                     else:
                         store(target, sums[i])
@@ -579,7 +581,7 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
 
         # The loop needs every register: what only comes after it is computed after it.
         y = move(y, int32(split * p.y_split))
-        pixel, f = own_corner(thread_number(), t)
+        pixel, f = own_corner(same_thread(thread), t)
         first_pixel, first_filter = int32(first_pixel + pixel), int32(first_filter + f)
         store_tile(sums, offsets, bias, y, p, t, first_pixel, row_step, first_filter, group, options, alpha)
 

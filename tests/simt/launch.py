@@ -145,13 +145,13 @@ class Gpu:
         if unknown:
             raise SimtError(f"options of cuda.jit that are not compiled with: {sorted(unknown)}")
         types = tuple(type_of(argument) for argument in arguments)
-        ready = self.kernel(kernel.py_func, types)
+        ready = self.kernel(kernel.py_func, types, kernel.targetoptions.get("launch_bounds"))
         flat = [number for argument in arguments for number in flatten(argument)]
         self.longest = max(self.longest, ready.run(self.memory, blocks, threads, flat, **self.options))
 
-    def kernel(self, function, types):
+    def kernel(self, function, types, bounds=None):
         """The compiled and parsed kernel."""
-        return compiled(function, types, self.capability)
+        return compiled(function, types, self.capability, bounds)
 
     @contextlib.contextmanager
     def installed(self):
@@ -168,11 +168,11 @@ class Gpu:
 
 
 @functools.lru_cache(maxsize=512)
-def compiled(function, types, capability):
+def compiled(function, types, capability, bounds=None):
     """The kernel for these types, from the same PTX that `test_cuda_ptx` looks into."""
     from cuda_compiling import ptx_of
 
-    return Kernel(ptx_of(function, types, capability))
+    return Kernel(ptx_of(function, types, capability, bounds))
 
 
 def type_of(argument):

@@ -27,8 +27,8 @@ class WithoutBarrier(Gpu):
         super().__init__(**options)
         self.name, self.number, self.dropped = name, number, False
 
-    def kernel(self, function, types):
-        ready = super().kernel(function, types)
+    def kernel(self, function, types, bounds=None):
+        ready = super().kernel(function, types, bounds)
         barriers = barriers_of(ready)
         if function.__name__ != self.name or self.number >= len(barriers):
             return ready

@@ -1,0 +1,87 @@
+"""The register tiles of correlations, every family of them, as PTX executed on the CPU.
+
+`test_simt_kernels` runs them through the table on small shapes, which meet few of the tiles; here each is forced on a
+problem that crosses its edges, and what a profiler would count is looked at.
+"""
+
+import numpy as np
+import pytest
+from gpuconv.kernels import formulas
+from gpuconv.kernels.cuda import tiles
+from gpuconv.kernels.geometry import correlation_geometry
+from kernel_checks import CHECKS, Data
+from simt import Counters, Gpu
+from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cannot be had
+
+# Two blocks of pixels and of filters in every tile, both ragged; the sums go on over three cells.
+QUADS = correlation_geometry((1, 12, 12, 16), (1, 3), 132, padding="same")
+RAGGED = correlation_geometry((1, 12, 12, 12), (1, 3), 133, padding="same")
+ASYNCHRONOUS, STAGED = (8, 0), (7, 5)
+
+
+def run(monkeypatch, tile, geometry, capability, counters=None):
+    """The output of a correlation in one tile."""
+    monkeypatch.setattr(tiles, "REGISTER_TILES", (tile,))
+    with Gpu(capability, counters=counters).installed() as gpu:
+        case = {"geometry": geometry, "activation": formulas.RELU}
+        [y] = CHECKS["correlate2d"](device, Data(3, np.float32), **case)
+    [(name, _, threads)] = gpu.launched
+    assert name == "correlation_product"
+    assert threads == (tile.threads,)
+    return y
+
+
+def test_all_tiles_give_the_same_bits(monkeypatch):
+    # The number of multiprocessors decides between tiles, and must not decide about results.
+    tile, *others = tiles.REGISTER_TILES
+    expected = run(monkeypatch, tile, QUADS, ASYNCHRONOUS)
+    for other in others:
+        assert run(monkeypatch, other, QUADS, ASYNCHRONOUS).tobytes() == expected.tobytes()
+    assert run(monkeypatch, tile, QUADS, STAGED).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("tile", tiles.REGISTER_TILES, ids=lambda tile: f"{tile.rows}x{tile.columns}")
+def test_accesses_are_of_four_numbers_and_meet_in_no_bank(monkeypatch, tile):
+    counters = Counters()
+    run(monkeypatch, tile, QUADS, ASYNCHRONOUS, counters)
+    assert counters.bank_conflicts() == 0
+    kinds = {kind for kind in counters.warps if kind.startswith(("ld.", "st.", "cp.")) and "param" not in kind}
+    # Biases, one for each of a thread's filters, are read one by one.
+    narrow = {kind for kind in kinds if kind.startswith(("ld.", "st.")) and "v4" not in kind}
+    assert narrow <= {"ld.global.nc.f32"}, kinds
+    copies = [kind for kind in kinds if kind.startswith("cp.async")]
+    assert copies, kinds
+
+
+def test_strips_that_pass_through_registers_meet_in_no_bank(monkeypatch):
+    counters = Counters()
+    run(monkeypatch, tiles.REGISTER_TILES[0], QUADS, STAGED, counters)
+    assert counters.bank_conflicts() == 0
+
+
+@pytest.mark.parametrize("capability", [ASYNCHRONOUS, STAGED], ids=["copied", "staged"])
+def test_channels_and_filters_that_are_no_multiples(monkeypatch, capability):
+    run(monkeypatch, tiles.REGISTER_TILES[3], RAGGED, capability)
+
+
+def test_every_tile_is_chosen():
+    def chosen(pixels, filters, channels=32, multiprocessors=132):
+        tile = tiles.register_tile(pixels, filters, 1, channels, 4, multiprocessors)
+        return tile.rows, tile.columns
+
+    assert chosen(128 * 56 * 56, 128) == (128, 128)
+    assert chosen(128 * 56 * 56, 128, channels=12) == (128, 64)  # its addresses take too many registers
+    assert chosen(128 * 56 * 56, 64) == (128, 64)
+    assert chosen(128 * 15 * 15, 32) == (128, 32)
+    assert chosen(64 * 33, 64, multiprocessors=40) == (64, 64)
+
+
+def test_entries_are_split_by_shapes_alone():
+    def split(shape, kernel_size, filters, groups=1):
+        return tiles.split(correlation_geometry(shape, kernel_size, filters, padding="same", groups=groups))
+
+    assert split((128, 56, 56, 64), 3, 64) is None  # tiles enough
+    assert split((100, 1, 1, 10), 1, 10) is None  # sums too short
+    assert split((8, 6, 6, 64), 3, 64) == tiles.Split(3, 1, 0)
+    assert split((100, 1, 1, 576), 1, 64) == tiles.Split(4, 1, 144)
+    assert split((128, 56, 56, 16), 7, 64) == tiles.Split(2, 4, 0)  # more cells than a mask has bits
