@@ -38,7 +38,7 @@ from .device import (
     use_device,
 )
 from .layers import Input
-from .models import Sequential
+from .models import Sequential, warmup
 
 __all__ = [
     "DeviceError",
@@ -69,4 +69,5 @@ __all__ = [
     "signal",
     "use_device",
     "utils",
+    "warmup",
 ]

@@ -337,6 +337,8 @@ class Sequential:
             If the model was not compiled.
         ValueError, TypeError
             If the data do not fit; nothing has changed then.
+        MemoryError
+            If the device has no room for the data or a batch; weights, optimiser and history are as before.
         """
         self._require_compiled("fit")
         batch_size = checks.integer("batch_size", 32 if batch_size is None else batch_size, 1)
@@ -368,6 +370,12 @@ class Sequential:
         self._bind()
         data = self._to_device(x, y)
         validation = validation and self._to_device(*validation)
+        # All large arrays are made here, so that a device without room for them leaves everything as it is.
+        batches = [(min(batch_size, len(x)), True)]
+        if validation:
+            batches.append((min(validation_batch_size, validation.x.shape[0]), False))
+        for batch, training in sorted(batches, reverse=True):
+            self._states(batch, training)
         history = self.history = callback_module.History()
         watchers = [history, *(callbacks or [])]
         names = [*self._value_names, *(f"val_{name}" for name in self._value_names if validation)]
@@ -559,6 +567,35 @@ class Sequential:
         means[0] += (self.device.to_host(record.penalties)[:steps] * sizes).sum(dtype=np.float64) / count
         return {name: float(mean) for name, mean in zip(self._value_names, means, strict=True)}
 
+    def _rehearse(self, batch):
+        """Train on a batch of zeros and evaluate, or only predict if there is no loss, and undo it."""
+        self._bind()
+        x = np.zeros((batch, *self._input), self.dtype)
+        with self._undone():
+            if self.loss is not None:
+                shape, dtype = (self._output[:-1], np.int32) if self.loss.sparse else (self._output, self.dtype)
+                data = self._to_device(x, np.zeros((batch, *shape), dtype))
+                self._train_epoch(data, np.arange(batch, dtype=np.int32), batch, _Progress(0, 1, 1, 0))
+                self._evaluate(data, batch)
+            self.predict(x, batch, verbose=0)
+
+    @contextlib.contextmanager
+    def _undone(self):
+        """What a step of training changes is set back at the end of a ``with`` block."""
+        weights = self.get_weights()
+        # Layers that draw random numbers count their draws.
+        draws = [(layer, layer.calls) for layer in self.layers if hasattr(layer, "calls")]
+        moments = None if self.optimizer is None else self.optimizer.state(self.device)
+        try:
+            yield
+        finally:
+            for variable, weight in zip(self.variables, weights, strict=True):
+                variable.assign(weight)
+            for layer, calls in draws:
+                layer.calls = calls
+            if self.optimizer is not None:
+                self.optimizer.restore(self.device, moments)
+
     # ------------------------------------------------------------------ arrays
 
     def _bind(self):
@@ -580,6 +617,8 @@ class Sequential:
             size += -(-variable.size // _ALIGNMENT) * _ALIGNMENT
             ends += [end, size]
         parameters, gradients = (device.zeros((size,), self.dtype) for _ in range(2))
+        # Until all have moved, none has: should one fail for want of memory, all are moved anew.
+        self._parameters = None
         for variable, start, end in zip(trainable, offsets, ends[::2], strict=True):
             variable.bind(device, *(flat[start:end].reshape(variable.shape) for flat in (parameters, gradients)))
         for layer in self.layers:
@@ -626,7 +665,12 @@ class Sequential:
             self._plans, self._arrays = {}, {}
         key = batch, training
         if key not in self._plans:
-            self._plans[key] = self._plan(batch, training)
+            try:
+                self._plans[key] = self._plan(batch, training)
+            except MemoryError:
+                # Smaller batches must not ask for the large one's arrays again.
+                self._plans, self._arrays, self._capacity = {}, {}, 0
+                raise
         return self._plans[key]
 
     def _plan(self, batch, training):
@@ -708,6 +752,44 @@ class Sequential:
 
     def __repr__(self):
         return f"<Sequential {self.name!r}, {len(self.layers)} layers>"
+
+
+def warmup(model, batch_size=32):
+    """Compile every kernel that a model needs, so that its first step is as fast as the others.
+
+    Kernels are compiled when they are first used, which takes seconds, and kept on the disk for the next process.  Here
+    they are used on one batch of zeros, for training, if the model is compiled, and for inference, on the device that
+    the model computes on.  Weights, optimiser, random numbers and history are afterwards what they were before.  The
+    memory for that batch is allocated too, and kept.
+
+    Parameters
+    ----------
+    model : Sequential
+        Whose input shape is known.
+    batch_size : int, default 32
+        As for `Sequential.fit`: kernels are chosen by the shapes of a batch.
+
+    Raises
+    ------
+    TypeError
+        If `model` is none.
+    RuntimeError
+        If its input shape is not known.
+    MemoryError
+        If the device has no room for such a batch.
+
+    Examples
+    --------
+    >>> import gpuconv
+    >>> from gpuconv import layers, models
+    >>> model = models.Sequential([layers.Input((4,)), layers.Dense(2)])
+    >>> model.compile("sgd", "mse")
+    >>> gpuconv.warmup(model, batch_size=8)
+    """
+    if not isinstance(model, Sequential):
+        raise TypeError(f"model: expected a Sequential, received {model!r}")
+    model._require_built("warmup")
+    model._rehearse(checks.integer("batch_size", batch_size, 1))
 
 
 def _is_own(part):

@@ -48,6 +48,15 @@ class Optimizer:
         self.iterations += 1
         self._apply(device, parameters, gradients)
 
+    def state(self, device):
+        """Steps and moments as they are, for `restore`."""
+        return self.iterations, self._moments and [device.to_host(moment) for moment in self._moments]
+
+    def restore(self, device, state):
+        """Go back to where steps and moments stood at `state`."""
+        self.iterations, moments = state
+        self._moments = moments and [device.from_host(moment) for moment in moments]
+
     def _used_slots(self):
         """Whether each of the kernel's moment buffers is used with these settings."""
         raise NotImplementedError(f"{type(self).__name__} must define _used_slots")

@@ -97,7 +97,7 @@ def elementwise(case):
     }[operation]
 
 
-def create_network(name):
+def create_network(name, device="cpu"):
     """The network of examples/digits_cnn.py or of examples/cifar10_cnn.py, compiled as there."""
     if name == "digits":
         penalty = regularizers.l2(1e-4)
@@ -109,7 +109,7 @@ def create_network(name):
                 layers.Dense(50, activation="relu", kernel_regularizer=penalty),
                 layers.Dense(10, activation="softmax", kernel_regularizer=penalty),
             ],
-            device="cpu",
+            device=device,
         )
         model.compile(optimizers.SGD(learning_rate=0.1), "categorical_crossentropy", ["accuracy"])
     else:
@@ -124,7 +124,7 @@ def create_network(name):
                 layers.Dense(64, activation="relu"),
                 layers.Dense(10),
             ],
-            device="cpu",
+            device=device,
         )
         model.compile("adam", losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
     return model

@@ -38,27 +38,34 @@ from .toolkit import cuda
 
 def correlate2d(x, filters, bias, geometry, activation, alpha, y):
     """``y = activation(correlate2d(x, filters) + bias)``."""
-    if y.dtype == np.float32 and suits(geometry):
+
+    def as_first_layer():
         correlate_first(x, filters, bias, geometry, activation, alpha, y)
-        return
-    g = int32_geometry(geometry)
-    if product.is_suited(geometry, y.dtype):
+
+    def in_tiles():
         size = product.sums_size(geometry)
-        sums = toolkit.workspace(size, np.float32) if size else None
-        addresses = [toolkit.address(array) for array in (x, filters, bias, y)]
-        x, filters, bias, y = addresses
-        sums = toolkit.address(sums) if size else None
-        product.multiply(x, filters, bias, geometry, activation, alpha, y, sums)
+        sums = toolkit.address(toolkit.workspace(size, np.float32)) if size else None
+        addresses = [toolkit.address(array) for array in (x, filters, bias)]
+        product.multiply(*addresses, geometry, activation, alpha, toolkit.address(y), sums)
+
+    def directly():
+        arrays = (toolkit.flat(array) for array in (x, filters, bias))
+        direct.correlate(*arrays, int32_geometry(geometry), int(activation), alpha, toolkit.flat(y))
+
+    if y.dtype == np.float32 and suits(geometry):
+        toolkit.attempt(_variant("correlate2d of a first layer", geometry), as_first_layer, directly)
+    elif product.is_suited(geometry, y.dtype):
+        toolkit.attempt(_variant("correlate2d in register tiles", geometry), in_tiles, directly)
     else:
-        x, filters, bias, y = (toolkit.flat(array) for array in (x, filters, bias, y))
-        direct.correlate(x, filters, bias, g, int(activation), alpha, y)
+        directly()
 
 
 def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
     """``dx``, the gradient by the input, from that by the output."""
-    g = int32_geometry(geometry)
     phases = phases_of(geometry)
-    if all(product.is_suited(phase.geometry, dx.dtype) for phase in phases):
+    g = int32_geometry(geometry)
+
+    def in_tiles():
         slopes = 0 if activation == LINEAR else _multiple_of_4(dy.size)
         sums_begin = slopes + _multiple_of_4(filters.size)
         workspace = toolkit.workspace(
@@ -76,9 +83,21 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
                 dz, toolkit.address(workspace, slopes + phase.first_filter), None, phase.geometry, LINEAR, 0,
                 toolkit.address(dx, phase.first_pixel), sums, phase.places,
             )  # fmt: skip
+
+    def directly():
+        arrays = (toolkit.flat(array) for array in (dy, y, filters))
+        direct.gradient_input(*arrays, g, int(activation), alpha, toolkit.flat(dx))
+
+    if all(product.is_suited(phase.geometry, dx.dtype) for phase in phases):
+        toolkit.attempt(_variant("correlate2d_gradient_input in register tiles", geometry), in_tiles, directly)
     else:
-        dy, y, filters, dx = (toolkit.flat(array) for array in (dy, y, filters, dx))
-        direct.gradient_input(dy, y, filters, g, int(activation), alpha, dx)
+        directly()
+
+
+def _variant(name, geometry):
+    """What specialised kernels compute, in words: should they not compile, those of `direct` do it."""
+    kernel = f"{geometry.kernel_height} x {geometry.kernel_width}"
+    return f"{name}, {kernel} filters, {geometry.channels} to {geometry.out_channels} channels"
 
 
 def _multiple_of_4(count):

@@ -2,18 +2,20 @@
 
 Numba's CUDA target may be absent, broken, or present without a driver, and importing it
 can then raise nearly anything.  Here that is turned into a sentence that says what is missing.
-All kernels are started by `launch`, and all scratch memory comes from `workspace`, so that a test can
-stand in for both and compile the kernels where no GPU is.
+All kernels are started by `launch`, all memory comes from `allocate`, and scratch memory from `workspace`, so that
+a test can stand in for them and compile the kernels where no GPU is.  Everything happens in the order of the calls,
+on one stream of the device's own.
 """
 
 import functools
 import importlib.metadata
 import threading
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 from numba import config
-from numba.core.errors import NumbaPerformanceWarning
+from numba.core.errors import NumbaError, NumbaPerformanceWarning
 
 try:
     from numba import cuda
@@ -54,7 +56,129 @@ def _configured(kernel, blocks, threads):
     with warnings.catch_warnings():
         # Numba warns of every grid under 128 blocks; small problems have small grids.
         warnings.simplefilter("ignore", NumbaPerformanceWarning)
-        return kernel[blocks, threads]
+        return kernel[blocks, threads, stream()]
+
+
+# Specialised kernels that did not compile: the generic ones are called at once.
+_refused = set()
+
+# What numba-cuda and NVIDIA's libraries raise where code cannot be compiled, linked or loaded: names of exceptions, and
+# of the driver's errors.
+_COMPILERS = {"NvvmError", "nvvmError", "LinkerError", "nvJitLinkError", "NvrtcError", "NvrtcCompilationError"}
+_UNLOADABLE = (
+    "INVALID_PTX",
+    "UNSUPPORTED_PTX_VERSION",
+    "NO_BINARY_FOR_GPU",
+    "INVALID_IMAGE",
+    "LAUNCH_OUT_OF_RESOURCES",
+)
+
+
+def attempt(variant, specialised, generic):
+    """Call `specialised`, or `generic` where a kernel of it cannot be compiled for this GPU, with one warning.
+
+    Parameters
+    ----------
+    variant : str
+        Which kernels, for the warning.
+    specialised, generic : callable
+        Without arguments, for the same result.  Kernels are compiled as they are first launched: what `specialised` had
+        launched before, `generic` computes anew.
+    """
+    if variant not in _refused:
+        try:
+            specialised()
+            return
+        except Exception as error:
+            if not _cannot_compile(error):
+                raise
+            _refused.add(variant)
+            warnings.warn(
+                f"{variant}: expected kernels that compile for this GPU, received {type(error).__name__}: "
+                f"{_one_line(error)}; the generic kernels compute instead",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    generic()
+
+
+def _cannot_compile(error):
+    return (
+        isinstance(error, NumbaError)
+        or any(kind.__name__ in _COMPILERS for kind in type(error).__mro__)
+        or any(words in str(error) for words in _UNLOADABLE)
+    )
+
+
+@functools.cache
+def stream():
+    """The stream that everything goes through.
+
+    As streams are by default, it waits for the legacy default stream and is waited for by it, so that arrays of
+    libraries that work there are read after they are written.  Called as ``toolkit.stream()``, so that a test can
+    replace it.
+    """
+    pool = _pool()
+    return cuda.stream() if pool is None else cuda.external_stream(pool.stream.ptr)
+
+
+@functools.cache
+def _pool():
+    """CuPy's memory pool, or None where CuPy is missing or does not work.
+
+    The pool keeps the arrays of each stream apart: ours come from a stream that CuPy has made.
+    """
+    if SIMULATED:
+        return None
+    try:
+        import cupy
+
+        pool = SimpleNamespace(stream=cupy.cuda.Stream(), empty=cupy.empty)
+        with pool.stream:
+            pool.empty(1, np.uint8)
+    except Exception:  # of another CUDA version, without its libraries, ...: Numba has memory of its own
+        return None
+    return pool
+
+
+def allocate(shape, dtype):
+    """A device array with unspecified contents, from CuPy's pool if there is CuPy: Numba asks the driver each time.
+
+    Called as ``toolkit.allocate(...)``, so that a test can replace it.
+
+    Raises
+    ------
+    MemoryError
+        If the device has no room; the message says how much was asked for and how much is free.
+    """
+    pool = _pool()
+    try:
+        if pool is None:
+            return cuda.device_array(shape, dtype, stream=stream())
+        with pool.stream:
+            array = pool.empty(shape, dtype)
+            return cuda.as_cuda_array(array, sync=False)
+    except Exception as error:
+        if not (isinstance(error, MemoryError) or "OUT_OF_MEMORY" in str(error)):
+            raise
+        raise MemoryError(_out_of_memory(shape, dtype)) from error
+
+
+def _out_of_memory(shape, dtype):
+    wanted = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    try:
+        free, total = cuda.current_context().get_memory_info()
+        room = f"{_mebibytes(free)} free of {_mebibytes(total)}"
+    except Exception as error:  # a driver that cannot even say this
+        room = f"no room ({type(error).__name__}: {_one_line(error)})"
+    return (
+        f"device memory: expected {_mebibytes(wanted)} for an array of shape {shape} and type {np.dtype(dtype)}, "
+        f"received {room}; make batch_size or the pictures smaller, or free other arrays and models"
+    )
+
+
+def _mebibytes(size):
+    return f"{size / 2**20:.1f} MiB"
 
 
 def bounds(threads, blocks):
@@ -76,7 +200,7 @@ def workspace(count, dtype, purpose="sums"):
     name = f"{purpose} {dtype.name}"
     buffer = getattr(_workspaces, name, None)
     if buffer is None or buffer.size < count:
-        buffer = cuda.device_array(count, dtype)
+        buffer = allocate(count, dtype)
         setattr(_workspaces, name, buffer)
     return buffer
 
@@ -185,10 +309,25 @@ def _probe():
         )
     if not cuda.is_available():
         return False, f"{name} answers, but NVIDIA's compiler library NVVM is missing: {INSTALL}"
+    driver, compiler = cuda.cudadrv.driver.get_version(), _compiler_version()
+    # Within one major version newer code runs on older drivers.
+    if compiler and driver[0] < compiler[0]:
+        return False, (
+            f"{name} answers, but its driver is of CUDA {_dotted(driver)}, too old for code of the installed compiler "
+            f"of CUDA {_dotted(compiler)}: install a newer driver, or {INSTALL}"
+        )
     message = np.arange(4, dtype=np.float32)
     if not np.array_equal(cuda.to_device(message).copy_to_host(), message):
         return False, f"{name} does not give back what is copied to it"
     return True, f"{name}, compute capability {_dotted(capability)}"
+
+
+def _compiler_version():
+    """The CUDA version of the installed compiler, or None where it does not tell."""
+    try:
+        return tuple(cuda.runtime.get_version())
+    except Exception:  # kernels do without the library that tells
+        return None
 
 
 def describe():
@@ -206,9 +345,8 @@ def describe():
     if not answers:
         return [*rows, ("CUDA", f"not available: {reason}")]
     try:
-        from numba.cuda.cudadrv import driver
-
-        rows.append(("CUDA driver", _dotted(driver.get_version())))
+        rows.append(("CUDA driver", _dotted(cuda.cudadrv.driver.get_version())))
+        rows.append(("device memory", "Numba's" if _pool() is None else "CuPy's pool"))
         device = cuda.get_current_device()
         rows.append(("GPU", _text(device.name)))
         rows.append(("compute capability", _dotted(device.compute_capability)))

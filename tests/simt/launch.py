@@ -7,12 +7,10 @@ its PTX is executed, with the grid and the block that a GPU would get.
 
 import contextlib
 import functools
-from types import SimpleNamespace
 
 import numba
 import numpy as np
 import pytest
-from gpuconv.kernels.cuda import memory as device_memory
 from gpuconv.kernels.cuda import toolkit
 
 from gpuconv import device as devices
@@ -70,13 +68,13 @@ class DeviceArray:
             self._memory.flags[self.offset :], (*self.shape, self.dtype.itemsize), (*self.strides, 1)
         )
 
-    def copy_to_host(self):
+    def copy_to_host(self, stream=None):
         """The numbers, all of which something must have written."""
         if self.size and not (self._flags() & 2).all():
             raise UninitialisedError("the host reads an array that nothing has written, or only in part")
         return self._cells.copy()
 
-    def copy_to_device(self, source):
+    def copy_to_device(self, source, stream=None):
         """Take over the numbers of an array of the same shape, and whether they are written."""
         if self.shape != source.shape or self.dtype != source.dtype:
             raise ValueError(
@@ -112,13 +110,15 @@ class Gpu:
         ``(name, blocks, threads)`` of every launch.
     longest : int
         Steps of the longest launch.
+    waits : int
+        How often the host has waited for it.
     """
 
     def __init__(self, capability=(9, 0), counters=None, order="together", size=1 << 26, **options):
         self.capability = capability
         self.options = {"counters": counters, "order": order, **options}
         self.memory = GlobalMemory(size)
-        self.launched, self.longest, self.multiprocessors = [], 0, 132
+        self.launched, self.longest, self.waits, self.multiprocessors = [], 0, 0, 132
 
     def empty(self, shape, dtype):
         """An array that nothing has written."""
@@ -128,12 +128,13 @@ class Gpu:
         offset = self.memory.allocate(count)
         return DeviceArray(self.memory, self.memory.bytes[offset : offset + count].view(dtype).reshape(shape))
 
-    def to_device(self, array):
-        """A copy of a NumPy array."""
-        array = np.asarray(array)
-        placed = self.empty(array.shape, array.dtype)
-        placed.copy_to_device(array)
-        return placed
+    def synchronize(self):
+        """Stands in for that of `toolkit.stream`: everything that was called has been done."""
+        self.waits += 1
+
+    def workspace(self, count, dtype, purpose=None):
+        """Stands in for `toolkit.workspace`: nothing is left from before."""
+        return self.empty(count, dtype)
 
     def launch(self, kernel, blocks, threads, *arguments):
         """Stands in for `toolkit.launch`."""
@@ -155,13 +156,13 @@ class Gpu:
     @contextlib.contextmanager
     def installed(self):
         """Make this the CUDA device of the library."""
-        cuda = SimpleNamespace(device_array=self.empty, to_device=self.to_device, synchronize=lambda: None)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(toolkit, "launch", self.launch)
-            patch.setattr(toolkit, "workspace", lambda count, dtype, purpose=None: self.empty(count, dtype))
+            patch.setattr(toolkit, "workspace", self.workspace)
             patch.setattr(toolkit, "compute_capability", lambda: self.capability)
             patch.setattr(toolkit, "multiprocessors", lambda: self.multiprocessors)
-            patch.setattr(device_memory, "cuda", cuda)
+            patch.setattr(toolkit, "allocate", self.empty)
+            patch.setattr(toolkit, "stream", lambda: self)
             patch.setattr(devices, "cuda_status", lambda: (True, "a machine that executes PTX"))
             yield self
 
@@ -169,7 +170,7 @@ class Gpu:
 @functools.lru_cache(maxsize=512)
 def compiled(function, types, capability, bounds=None):
     """The kernel for these types, from the same PTX that `test_cuda_ptx` looks into."""
-    from test_cuda_ptx import ptx_of
+    from cuda_compiling import ptx_of
 
     return Kernel(ptx_of(function, types, capability, bounds))
 

@@ -109,6 +109,7 @@ class Kernel:
         seed=0,
         limit=LIMIT,
         special=None,
+        only=None,
     ):
         """Execute the kernel.
 
@@ -130,6 +131,8 @@ class Kernel:
             Steps after which the kernel is taken to be endless.
         special : dict, optional
             Numbers that special registers hold instead of their own.
+        only : sequence of int, optional
+            Numbers of the blocks to run, of all in the grid; the others are left out.
 
         Returns
         -------
@@ -150,14 +153,14 @@ class Kernel:
         buffer = self._argument_buffer(arguments)
         memory.remember(self.granules["global"])
         random = np.random.default_rng(seed) if order == "warps" else None
-        chunks = np.arange(blocks)
+        chunks = np.arange(blocks) if only is None else np.asarray(only)
         if random is not None:
-            chunks = random.permutation(blocks)
+            chunks = random.permutation(chunks)
         if counters is not None:
             counters.launches += 1
         last, longest = memory.since, 0
         with np.errstate(all="ignore"):
-            for begin in range(0, blocks, at_once):
+            for begin in range(0, len(chunks), at_once):
                 state = State(
                     self, memory, chunks[begin : begin + at_once], grid, block, buffer, dynamic_shared, counters
                 )
