@@ -157,9 +157,11 @@ def _softmax_kernel(real, tile):
         lane_place = cuda.threadIdx.x * width
         first_row = cuda.blockIdx.x * rows_of_block
         while first_row < rows:
-            row = first_row + cuda.threadIdx.y
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
             begin = row * columns + lane_place
-            end = (row + 1) * columns if row < rows else 0
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
 
             largest = real(-math.inf)
             for first in range(0, covered, chunk):
@@ -184,7 +186,7 @@ def _softmax_kernel(real, tile):
                         z[k] = real(math.exp(z[k] - largest))
                 for k in range(held):
                     z[k] *= scale
-                write_row(z, y, begin + first, end, held, width, step)
+                write_row(z, y, begin + first, write_end, held, width, step)
             first_row += cuda.gridDim.x * rows_of_block
 
     return softmax_kernel
@@ -202,9 +204,11 @@ def _softmax_gradient_kernel(real, tile):
         lane_place = cuda.threadIdx.x * width
         first_row = cuda.blockIdx.x * rows_of_block
         while first_row < rows:
-            row = first_row + cuda.threadIdx.y
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
             begin = row * columns + lane_place
-            end = (row + 1) * columns if row < rows else 0
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
 
             total = real(0)
             for first in range(0, covered, chunk):
@@ -220,7 +224,7 @@ def _softmax_gradient_kernel(real, tile):
                     read_row(gradient, dy, begin + first, end, real(0), held, width, step)
                 for k in range(held):
                     gradient[k] = value[k] * (gradient[k] - total)
-                write_row(gradient, dx, begin + first, end, held, width, step)
+                write_row(gradient, dx, begin + first, write_end, held, width, step)
             first_row += cuda.gridDim.x * rows_of_block
 
     return softmax_gradient_kernel

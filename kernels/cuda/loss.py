@@ -82,9 +82,11 @@ def _softmax_cross_entropy_kernel(real, tile):
         lane_place = cuda.threadIdx.x * width
         first_row = cuda.blockIdx.x * rows_of_block
         while first_row < rows:
-            row = first_row + cuda.threadIdx.y
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
             begin = row * columns + lane_place
-            end = (row + 1) * columns if row < rows else 0
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
 
             largest = real(-math.inf)
             for first in range(0, covered, chunk):
@@ -111,7 +113,7 @@ def _softmax_cross_entropy_kernel(real, tile):
             target_sum = sum_of_lanes(target_sum, lanes)
             product = sum_of_lanes(product, lanes)
 
-            if cuda.threadIdx.x == 0 and row < rows:
+            if cuda.threadIdx.x == 0 and number < rows:
                 write(losses, row, real, target_sum * real(math.log(powers)) - product)
             share = target_sum / powers
             for first in range(0, covered, chunk):
@@ -122,7 +124,7 @@ def _softmax_cross_entropy_kernel(real, tile):
                         z[k] = real(math.exp(z[k] - largest))
                 for k in range(held):
                     z[k] = scale * (z[k] * share - target[k])
-                write_row(z, gradient, begin + first, end, held, width, step)
+                write_row(z, gradient, begin + first, write_end, held, width, step)
             first_row += cuda.gridDim.x * rows_of_block
 
     return softmax_cross_entropy_kernel
@@ -139,10 +141,12 @@ def _sparse_softmax_cross_entropy_kernel(real, tile):
         lane_place = cuda.threadIdx.x * width
         first_row = cuda.blockIdx.x * rows_of_block
         while first_row < rows:
-            row = first_row + cuda.threadIdx.y
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
             begin = row * columns + lane_place
-            end = (row + 1) * columns if row < rows else 0
-            true_place = row * columns + read(labels, row, np.int32) if row < rows else 0
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
+            true_place = row * columns + read(labels, row, np.int32)
 
             largest = real(-math.inf)
             for first in range(0, covered, chunk):
@@ -165,7 +169,7 @@ def _sparse_softmax_cross_entropy_kernel(real, tile):
             powers = sum_of_lanes(powers, lanes)
             true_distance = sum_of_lanes(true_distance, lanes)
 
-            if cuda.threadIdx.x == 0 and row < rows:
+            if cuda.threadIdx.x == 0 and number < rows:
                 write(losses, row, real, real(math.log(powers)) - true_distance)
             share = real(1) / powers
             for first in range(0, covered, chunk):
@@ -176,7 +180,7 @@ def _sparse_softmax_cross_entropy_kernel(real, tile):
                 for k in range(held):
                     target = real(1) if begin + first + column_of(k, width, step) == true_place else real(0)
                     z[k] = scale * (z[k] * share - target)
-                write_row(z, gradient, begin + first, end, held, width, step)
+                write_row(z, gradient, begin + first, write_end, held, width, step)
             first_row += cuda.gridDim.x * rows_of_block
 
     return sparse_softmax_cross_entropy_kernel
@@ -211,9 +215,11 @@ def _cross_entropy_kernel(real, tile):
         lane_place = cuda.threadIdx.x * width
         first_row = cuda.blockIdx.x * rows_of_block
         while first_row < rows:
-            row = first_row + cuda.threadIdx.y
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
             begin = row * columns + lane_place
-            end = (row + 1) * columns if row < rows else 0
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
 
             total = real(0)
             for first in range(0, covered, chunk):
@@ -236,7 +242,7 @@ def _cross_entropy_kernel(real, tile):
             loss = sum_of_lanes(loss, lanes)
             slope_sum = sum_of_lanes(slope_sum, lanes)
 
-            if cuda.threadIdx.x == 0 and row < rows:
+            if cuda.threadIdx.x == 0 and number < rows:
                 write(losses, row, real, loss)
             for first in range(0, covered, chunk):
                 if covered > chunk:
@@ -246,7 +252,7 @@ def _cross_entropy_kernel(real, tile):
                     q = p[k] / total
                     slope = real(0) if is_clipped(q) else -target[k] / q
                     p[k] = scale * ((slope - slope_sum) / total)
-                write_row(p, gradient, begin + first, end, held, width, step)
+                write_row(p, gradient, begin + first, write_end, held, width, step)
             first_row += cuda.gridDim.x * rows_of_block
 
     return cross_entropy_kernel
@@ -263,10 +269,12 @@ def _sparse_cross_entropy_kernel(real, tile):
         lane_place = cuda.threadIdx.x * width
         first_row = cuda.blockIdx.x * rows_of_block
         while first_row < rows:
-            row = first_row + cuda.threadIdx.y
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
             begin = row * columns + lane_place
-            end = (row + 1) * columns if row < rows else 0
-            true_place = row * columns + read(labels, row, np.int32) if row < rows else 0
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
+            true_place = row * columns + read(labels, row, np.int32)
 
             total, true_probability = real(0), real(0)
             for first in range(0, covered, chunk):
@@ -278,7 +286,7 @@ def _sparse_cross_entropy_kernel(real, tile):
             total = sum_of_lanes(total, lanes)
             q = sum_of_lanes(true_probability, lanes) / total
 
-            if cuda.threadIdx.x == 0 and row < rows:
+            if cuda.threadIdx.x == 0 and number < rows:
                 write(losses, row, real, -real(math.log(clip_probability(q))))
             # The gradient of `_cross_entropy_kernel`, which needs no probability but the true one's.
             slope = real(0) if is_clipped(q) else real(-1) / q
@@ -287,7 +295,7 @@ def _sparse_cross_entropy_kernel(real, tile):
                 for k in range(held):
                     own = slope if begin + first + column_of(k, width, step) == true_place else real(0)
                     p[k] = scale * ((own - slope_sum) / total)
-                write_row(p, gradient, begin + first, end, held, width, step)
+                write_row(p, gradient, begin + first, write_end, held, width, step)
             first_row += cuda.gridDim.x * rows_of_block
 
     return sparse_cross_entropy_kernel
@@ -326,9 +334,11 @@ def _mean_loss_kernel(real, tile, kind):
         share = real(1) / real(columns)
         first_row = cuda.blockIdx.x * rows_of_block
         while first_row < rows:
-            row = first_row + cuda.threadIdx.y
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
             begin = row * columns + lane_place
-            end = (row + 1) * columns if row < rows else 0
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
             total = real(0)
             for first in range(0, covered, chunk):
                 read_row(p, predictions, begin + first, end, real(0), held, width, step)
@@ -338,9 +348,9 @@ def _mean_loss_kernel(real, tile, kind):
                     if begin + first + column_of(k, width, step) < end:
                         total += loss
                     p[k] = scale * share * slope
-                write_row(p, gradient, begin + first, end, held, width, step)
+                write_row(p, gradient, begin + first, write_end, held, width, step)
             total = sum_of_lanes(total, lanes)
-            if cuda.threadIdx.x == 0 and row < rows:
+            if cuda.threadIdx.x == 0 and number < rows:
                 write(losses, row, real, total * share)
             first_row += cuda.gridDim.x * rows_of_block
 

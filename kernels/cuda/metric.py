@@ -81,11 +81,12 @@ def _sparse_accuracy_kernel(real, tile):
         values = cuda.local.array(held, real)
         first_row = cuda.blockIdx.x * rows_of_block
         while first_row < rows:
-            row = first_row + cuda.threadIdx.y
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
             begin = row * columns
-            end = begin + columns if row < rows else 0
+            end = begin + columns
             place = largest_column(values, predictions, begin, end, columns, lanes, held, width, step, chunk, covered)
-            if cuda.threadIdx.x == 0 and row < rows:
+            if cuda.threadIdx.x == 0 and number < rows:
                 write(hits, row, real, real(1) if place == read(labels, row, np.int32) else real(0))
             first_row += cuda.gridDim.x * rows_of_block
 
@@ -102,12 +103,13 @@ def _categorical_accuracy_kernel(real, tile):
         values = cuda.local.array(held, real)
         first_row = cuda.blockIdx.x * rows_of_block
         while first_row < rows:
-            row = first_row + cuda.threadIdx.y
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
             begin = row * columns
-            end = begin + columns if row < rows else 0
+            end = begin + columns
             place = largest_column(values, predictions, begin, end, columns, lanes, held, width, step, chunk, covered)
             true_place = largest_column(values, targets, begin, end, columns, lanes, held, width, step, chunk, covered)
-            if cuda.threadIdx.x == 0 and row < rows:
+            if cuda.threadIdx.x == 0 and number < rows:
                 write(hits, row, real, real(1) if place == true_place else real(0))
             first_row += cuda.gridDim.x * rows_of_block
 
@@ -126,9 +128,10 @@ def _binary_accuracy_kernel(real, tile):
         lane_place = cuda.threadIdx.x * width
         first_row = cuda.blockIdx.x * rows_of_block
         while first_row < rows:
-            row = first_row + cuda.threadIdx.y
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
             begin = row * columns + lane_place
-            end = (row + 1) * columns if row < rows else 0
+            end = (row + 1) * columns
             agreeing = np.int32(0)
             for first in range(0, covered, chunk):
                 read_row(prediction, predictions, begin + first, end, real(0), held, width, step)
@@ -138,7 +141,7 @@ def _binary_accuracy_kernel(real, tile):
                     if inside and (prediction[k] > threshold) == (target[k] > real(0.5)):
                         agreeing += np.int32(1)
             agreeing = sum_of_lanes(agreeing, lanes)
-            if cuda.threadIdx.x == 0 and row < rows:
+            if cuda.threadIdx.x == 0 and number < rows:
                 write(hits, row, real, real(agreeing) / real(columns))
             first_row += cuda.gridDim.x * rows_of_block
 

@@ -10,7 +10,8 @@ row reads again::
         if covered > chunk:                 # else the numbers are still there
             read_row(...)
 
-Lanes past the last row, or past the last column, hold fillers that change nothing, and take part in every exchange.
+Lanes past the last column hold fillers that change nothing; those past the last row repeat it, and write nothing; all
+take part in every exchange.
 The order of every sum follows from the tile, and with it from the number of columns alone.
 """
 

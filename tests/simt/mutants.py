@@ -109,7 +109,7 @@ class WithoutCondition(Gpu):
 
 @functools.cache
 def switchable(module):
-    """A copy of the CUDA device, one module of which is made with a switch for each comparison that lets it always hold.
+    """A copy of the CUDA device, one module of which has a switch for each comparison that lets it always hold.
 
     So all mutants of a kernel are compiled at once.  The switch is a special register that no kernel reads.
     """
