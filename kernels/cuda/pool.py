@@ -38,71 +38,80 @@ class Window(NamedTuple):
     pad_left: int
     padded: bool
 
-    @property
-    def tiles_the_picture(self):
-        """Whether every cell of the picture lies in one window, but for what is left over at the end."""
-        return not self.padded and (self.step_height, self.step_width) == (self.height, self.width)
-
 
 def max_pool2d(x, geometry, y, winner):
     """The largest cell of each window, and its number in the window, row by row."""
-    real, kind, size = y.dtype.type, winner.dtype.type, y.size
+    real, kind = y.dtype.type, winner.dtype.type
     x, y, winner = map(toolkit.address, (x, y, winner))
     width = tiles.row_width(real, geometry.channels, x, y, winner)
-    kernel = _max_pool2d_kernel(real, kind, width, window_of(geometry))
-    toolkit.launch(kernel, *tiles.element_grid(size // width), x, *_extents(geometry, width), y, winner)
+    problem = _problem(geometry, width)
+    kernel = _max_pool2d_kernel(real, kind, width, problem.window)
+    toolkit.launch(kernel, *tiles.element_grid(problem.outputs), x, *problem.extents, y, winner)
 
 
 def max_pool2d_gradient(dy, winner, geometry, dx):
     """Each gradient goes to the cell that won."""
-    real, kind, size = dx.dtype.type, winner.dtype.type, dx.size
+    real, kind = dx.dtype.type, winner.dtype.type
     dy, winner, dx = map(toolkit.address, (dy, winner, dx))
-    width, window = tiles.row_width(real, geometry.channels, dy, winner, dx), window_of(geometry)
-    make = _tiled_max_gradient_kernel if window.tiles_the_picture else _max_pool2d_gradient_kernel
-    vectors = _windows(geometry) * (geometry.channels // width) if window.tiles_the_picture else size // width
-    kernel = make(real, kind, width, window)
-    toolkit.launch(kernel, *tiles.element_grid(vectors), dy, winner, *_extents(geometry, width), dx)
+    width = tiles.row_width(real, geometry.channels, dy, winner, dx)
+    problem = _problem(geometry, width)
+    make = _tiled_max_gradient_kernel if problem.tiled else _max_pool2d_gradient_kernel
+    kernel = make(real, kind, width, problem.window)
+    toolkit.launch(kernel, *tiles.element_grid(problem.gradients), dy, winner, *problem.extents, dx)
 
 
 def average_pool2d(x, geometry, y):
     """The mean of the real cells of each window."""
-    real, size = y.dtype.type, y.size
+    real = y.dtype.type
     x, y = toolkit.address(x), toolkit.address(y)
     width = tiles.row_width(real, geometry.channels, x, y)
-    kernel = _average_pool2d_kernel(real, width, window_of(geometry))
-    toolkit.launch(kernel, *tiles.element_grid(size // width), x, *_extents(geometry, width), y)
+    problem = _problem(geometry, width)
+    kernel = _average_pool2d_kernel(real, width, problem.window)
+    toolkit.launch(kernel, *tiles.element_grid(problem.outputs), x, *problem.extents, y)
 
 
 def average_pool2d_gradient(dy, geometry, dx):
     """Each gradient is shared out evenly among the real cells of its window."""
-    real, size = dx.dtype.type, dx.size
+    real = dx.dtype.type
     dy, dx = toolkit.address(dy), toolkit.address(dx)
-    width, window = tiles.row_width(real, geometry.channels, dy, dx), window_of(geometry)
-    make = _tiled_average_gradient_kernel if window.tiles_the_picture else _average_pool2d_gradient_kernel
-    vectors = _windows(geometry) * (geometry.channels // width) if window.tiles_the_picture else size // width
-    kernel = make(real, width, window)
-    toolkit.launch(kernel, *tiles.element_grid(vectors), dy, *_extents(geometry, width), dx)
+    width = tiles.row_width(real, geometry.channels, dy, dx)
+    problem = _problem(geometry, width)
+    make = _tiled_average_gradient_kernel if problem.tiled else _average_pool2d_gradient_kernel
+    kernel = make(real, width, problem.window)
+    toolkit.launch(kernel, *tiles.element_grid(problem.gradients), dy, *problem.extents, dx)
 
 
-def window_of(geometry):
-    """The window of a pooling."""
-    g = geometry
+class Problem(NamedTuple):
+    """What follows from a geometry and the width of vectors.
+
+    `window` is what kernels are made for, `extents` what they are told: pictures, rows, columns, those of the output,
+    vectors of a pixel.  `tiled` says whether every cell lies in one window, but for what is left over at the end.
+    `outputs` and `gradients` count the threads of the kernels: vectors of the output; vectors of the input or, if
+    tiled, of windows, those that reach beyond the end included.
+    """
+
+    window: Window
+    extents: tuple
+    tiled: bool
+    outputs: int
+    gradients: int
+
+
+@functools.lru_cache(maxsize=1024)
+def _problem(geometry, width):
+    g, vectors = geometry, geometry.channels // width
     padded = any((g.pad_top, g.pad_bottom, g.pad_left, g.pad_right))
-    return Window(g.kernel_height, g.kernel_width, g.stride_height, g.stride_width, g.pad_top, g.pad_left, padded)
-
-
-def _extents(geometry, width):
-    """What kernels are told of the pictures: pictures, rows, columns, those of the output, vectors of a pixel."""
-    g = geometry
-    extents = g.batch, g.height, g.width, g.out_height, g.out_width, g.channels // width
-    return tuple(np.int32(extent) for extent in extents)
-
-
-def _windows(geometry):
-    """How many windows it takes to tile the pictures, those that reach beyond the end included."""
-    high = tiles.blocks_for(geometry.height, geometry.kernel_height)
-    wide = tiles.blocks_for(geometry.width, geometry.kernel_width)
-    return geometry.batch * high * wide
+    window = Window(g.kernel_height, g.kernel_width, g.stride_height, g.stride_width, g.pad_top, g.pad_left, padded)
+    extents = g.batch, g.height, g.width, g.out_height, g.out_width, vectors
+    tiled = not padded and (g.stride_height, g.stride_width) == (g.kernel_height, g.kernel_width)
+    high, wide = g.height, g.width
+    if tiled:
+        high, wide = tiles.blocks_for(g.height, g.kernel_height), tiles.blocks_for(g.width, g.kernel_width)
+    outputs, gradients = g.out_height * g.out_width, high * wide
+    return Problem(
+        window, tuple(np.int32(extent) for extent in extents), tiled,
+        g.batch * outputs * vectors, g.batch * gradients * vectors,
+    )  # fmt: skip
 
 
 @inline

@@ -5,6 +5,7 @@ Python, and gets blocks of 16 and grids of few blocks, whose edges small test sh
 The order of every sum follows from these numbers and the shapes, so that results are repeatable.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +96,7 @@ else:
     # Row by row kernels: up to a warp for each row, up to so many numbers of a row in the registers of a lane.
     WARP, ROW_THREADS, MOST_ROW_BLOCKS, MOST_HELD = 32, 128, 16384, 16
     # Column by column kernels: rows are split until the grid has about so many blocks, but not below so many rows.
-    COLUMN_THREADS, COLUMNS_OF_BLOCK, COLUMN_BLOCKS, LEAST_COLUMN_ROWS = 256, 32, 1024, 128
+    COLUMN_THREADS, COLUMNS_OF_BLOCK, COLUMN_BLOCKS, LEAST_COLUMN_ROWS = 256, 32, 512, 256
     # Sums over everything: one block for what it can add up in a few rounds, else several, then one over their sums.
     SUM_THREADS, SUM_BLOCKS, SUM_ROUNDS = 256, 256, 16
     # Filter gradients: pixels are split until the grid has about this many blocks, but not below this many pixels.
@@ -146,7 +147,11 @@ def row_width(real, columns, *addresses):
 
 def row_tile(real, columns, *addresses):
     """As few lanes, and as few registers each, as hold a row; a longer row is taken in chunks."""
-    width = row_width(real, columns, *addresses)
+    return _row_tile(columns, row_width(real, columns, *addresses))
+
+
+@functools.lru_cache(maxsize=1024)
+def _row_tile(columns, width):
     lanes = min(_power_of_two(blocks_for(columns, width)), WARP)
     held = min(_power_of_two(blocks_for(columns, lanes * width)) * width, MOST_HELD)
     return RowTile(lanes, ROW_THREADS // lanes, held, width, blocks_for(columns, lanes * held))
@@ -165,7 +170,11 @@ def warp_grid(count):
 
 def column_tile(real, columns, *addresses):
     """As few lanes as hold the columns, but not more than `COLUMNS_OF_BLOCK` columns."""
-    width = row_width(real, columns, *addresses)
+    return _column_tile(columns, row_width(real, columns, *addresses))
+
+
+@functools.lru_cache(maxsize=1024)
+def _column_tile(columns, width):
     lanes = min(_power_of_two(blocks_for(columns, width)), COLUMNS_OF_BLOCK // width)
     return ColumnTile(lanes, COLUMN_THREADS // lanes, width)
 
