@@ -38,8 +38,8 @@ RELUS = [{"shape": (2, 3, 50), "negative_slope": 0.25, "max_value": 1.0, "thresh
 MATRICES = [{"shape": shape} for shape in ((35, 3), (2, 516), (1, 1))]
 # Several numbers and vectors on each lane, lanes without any, in one chunk and in two.
 MORE_MATRICES = [*MATRICES, *({"shape": shape} for shape in ((3, 41), (5, 20), (2, 513)))]
-# Numbers, one block, and vectors, several blocks each way.
-COLUMNS = [{"shape": shape} for shape in ((37, 5), (290, 36))]
+# Numbers, one block; vectors, several blocks each way with ragged ends; several blocks of rows and a ragged warp.
+COLUMNS = [{"shape": shape} for shape in ((37, 5), (291, 36), (260, 5))]
 SIZES = [{"size": 303}, {"size": 3}]
 CASES = {
     "correlate2d": CORRELATIONS,

@@ -146,14 +146,13 @@ def _moments_kernel(real, tile):
             count += other_count
             distance <<= 1
 
-        warp = (row_of_block * lanes + lane) // WARP
-        if (row_of_block * lanes + lane) % WARP < lanes:
-            for k in range(width):
-                counts[warp, lane * width + k] = count
-                totals[warp, lane * width + k] = total[k]
-                squares[warp, lane * width + k] = square[k]
-        cuda.syncthreads()
         own = row_of_block * lanes + lane
+        if own % WARP < lanes:
+            for k in range(width):
+                counts[own // WARP, lane * width + k] = count
+                totals[own // WARP, lane * width + k] = total[k]
+                squares[own // WARP, lane * width + k] = square[k]
+        cuda.syncthreads()
         column = cuda.blockIdx.x * columns_of_block + own
         if own < columns_of_block and column < columns:
             count, all_total, all_square = counts[0, own], totals[0, own], squares[0, own]

@@ -85,17 +85,16 @@ def _regularize_kernel(real, width):
                 # A thread's places only grow, and so do the regions they fall into.
                 while place + k < last and place + k >= read(ends, region, np.int32):
                     region += 1
-                if place + k < last:
-                    absolute, square = read(l1, region, real), read(l2, region, real)
-                    # What has no penalty may hold anything.
-                    if absolute != real(0) or square != real(0):
-                        sign = real(0)
-                        if p[k] > real(0):
-                            sign = real(1)
-                        elif p[k] < real(0):
-                            sign = real(-1)
-                        total += absolute * abs(p[k]) + square * p[k] * p[k]
-                        gradient[k] += absolute * sign + real(2) * square * p[k]
+                absolute, square = read(l1, region, real), read(l2, region, real)
+                # What has no penalty may hold anything; what lies behind the last region is a zero here.
+                if absolute != real(0) or square != real(0):
+                    sign = real(0)
+                    if p[k] > real(0):
+                        sign = real(1)
+                    elif p[k] < real(0):
+                        sign = real(-1)
+                    total += absolute * abs(p[k]) + square * p[k] * p[k]
+                    gradient[k] += absolute * sign + real(2) * square * p[k]
             write_part(gradient, 0, gradients, place, last, width)
             place += cuda.gridsize(1) * width
         partial = cuda.shared.array(WARPS, real)
