@@ -156,6 +156,8 @@ _POOLS = {
     "same": pooling_geometry((1, 5, 7, 2), 3, 2, "same"),
     "gaps": pooling_geometry((1, 8, 9, 2), 2, 3),
     "more than 256 cells": pooling_geometry((1, 18, 19, 1), (18, 17), 1),
+    "2 x 2, vectors": pooling_geometry((1, 5, 4, 8), 2),
+    "overlapping, vectors": pooling_geometry((1, 5, 4, 4), 3, 2, "same"),
 }
 
 
@@ -204,7 +206,10 @@ def _correlate_image(make):
 
 
 def _zero_pad2d(make):
-    return {"uneven": (make.normal(2, 3, 4, 3), 1, 2, make.output(2, 6, 7, 3))}
+    return {
+        "uneven": (make.normal(2, 3, 4, 3), 1, 2, make.output(2, 6, 7, 3)),
+        "vectors": (make.normal(1, 2, 2, 4), 1, 0, make.output(1, 3, 3, 4)),
+    }
 
 
 def _crop2d(make):
@@ -236,13 +241,19 @@ def _relu_gradient(make):
 def _softmax(make):
     return {
         "many columns": (10 * make.normal(3, 41), make.output(3, 41)),
+        "vectors": (make.normal(3, 500), make.output(3, 500)),
+        "several chunks": (make.normal(2, 513), make.output(2, 513)),
         "many rows": (make.normal(19, 3), make.output(19, 3)),
     }
 
 
 def _softmax_gradient(make):
-    y = np.exp(make.normal(19, 5))
-    return {"rows": (y / y.sum(axis=1, keepdims=True), make.normal(19, 5), make.output(19, 5))}
+    arguments = {}
+    for rows, columns in ((19, 5), (3, 500), (2, 513)):
+        y = np.exp(make.normal(rows, columns))
+        y /= y.sum(axis=1, keepdims=True)
+        arguments[f"{rows} x {columns}"] = y, make.normal(rows, columns), make.output(rows, columns)
+    return arguments
 
 
 _LAYERS = {  # rows, inputs, outputs, activation
@@ -278,23 +289,34 @@ def _dense_gradient_kernel(make):
     }  # fmt: skip
 
 
+# One chunk of rows and several, of numbers and of vectors.
+_COLUMNS = ((23, 7), (300, 8))
+
+
 def _batch_moments(make):
-    return {"columns": (make.normal(23, 7) + 3, make.output(7), make.output(7))}
+    return {
+        f"{rows} x {columns}": (make.normal(rows, columns) + 3, make.output(columns), make.output(columns))
+        for rows, columns in _COLUMNS
+    }
 
 
 def _normalize(make):
-    vectors = make.normal(7), make.positive(7), make.normal(7), make.normal(7)
-    return {"columns": (make.normal(23, 7), *vectors, 1e-3, make.output(23, 7))}
+    arguments = {}
+    for rows, columns in _COLUMNS:
+        vectors = make.normal(columns), make.positive(columns), make.normal(columns), make.normal(columns)
+        arguments[f"{rows} x {columns}"] = make.normal(rows, columns), *vectors, 1e-3, make.output(rows, columns)
+    return arguments
 
 
 def _batch_normalization_gradient(make):
-    x = make.normal(23, 7) + 3
-    return {
-        "columns": (
-            x, x.mean(axis=0), x.var(axis=0), make.normal(7), make.normal(23, 7), 1e-3,
-            make.output(23, 7), make.output(7), make.output(7),
-        )
-    }  # fmt: skip
+    arguments = {}
+    for rows, columns in _COLUMNS:
+        x = make.normal(rows, columns) + 3
+        arguments[f"{rows} x {columns}"] = (
+            x, x.mean(axis=0), x.var(axis=0), make.normal(columns), make.normal(rows, columns), 1e-3,
+            make.output(rows, columns), make.output(columns), make.output(columns),
+        )  # fmt: skip
+    return arguments
 
 
 def _moving_average(make):
@@ -304,7 +326,7 @@ def _moving_average(make):
 def _loss(first, truth):
     def build(make):
         arguments = {}
-        for rows, columns in ((11, 10), (2, 37), (1, 1)):
+        for rows, columns in ((11, 10), (2, 37), (1, 1), (1, 500), (1, 513)):
             predictions = getattr(make, first)(rows, columns)
             if first == "probabilities":
                 predictions[:, 0] = 0.5  # no row sums to zero
@@ -317,7 +339,10 @@ def _loss(first, truth):
 
 
 def _sparse_accuracy(make):
-    return {"rows": (np.round(make.normal(33, 4)), make.labels(33, 4), make.output(33))}
+    return {
+        f"{columns} columns": (np.round(make.normal(33, columns)), make.labels(33, columns), make.output(33))
+        for columns in (4, 513)
+    }
 
 
 def _categorical_accuracy(make):
@@ -340,7 +365,11 @@ def _regularize(make):
     l1, l2 = make.positive(4), make.positive(4)
     parameters = make.normal(70)
     parameters[5] = 0
-    return {"regions": (parameters, ends, l1, l2, make.normal(70), make.output(1))}
+    several_blocks = make.normal(17_000), np.array([17_000], np.int32), make.positive(1), make.positive(1)
+    return {
+        "regions": (parameters, ends, l1, l2, make.normal(70), make.output(1)),
+        "several blocks": (*several_blocks, make.normal(17_000), make.output(1)),
+    }
 
 
 def _sgd(make):
@@ -386,13 +415,17 @@ def _gather(make):
     labels = make.random.integers(0, 10, (13, 1)).astype(np.int32)
     return {
         "floats": (make.normal(13, 5), order, 3, make.output(4, 5)),
+        "vectors": (make.normal(13, 8), order, 3, make.output(4, 8)),
         "bytes": (pixels, order, 0, np.full((13, 6), 255, np.uint8)),
         "labels": (labels, order, 9, np.full((4, 1), -1, np.int32)),
     }
 
 
 def _sum_into(make):
-    return {"long": (make.normal(1003), 2, make.output(4)), "short": (make.normal(3), 0, make.output(2))}
+    return {
+        "several blocks": (make.normal(17_003), 2, make.output(4)),
+        "one block": (make.normal(3), 0, make.output(2)),
+    }
 
 
 _BUILDERS = {

@@ -637,20 +637,31 @@ def few_values(data, shape):
     return np.round(8 * data.numbers(shape, 0, 1)) / 8
 
 
+def with_two_nan(data, values):
+    """The same with two NaN in the first row, of which the first counts as the largest number."""
+    columns = values.shape[1]
+    values[0, data.random.permutation(columns)[:2]] = np.nan
+    return values
+
+
 @check
 def check_sparse_accuracy(device, data, shape):
-    predictions = few_values(data, shape)
-    # About half of the rows right.
-    labels = np.where(data.random.random(shape[0]) < 0.5, predictions.argmax(axis=1), random_labels(data, shape))
+    predictions = with_two_nan(data, few_values(data, shape))
+    # The first row is right, and of the others about half.
+    right = data.random.random(shape[0]) < 0.5
+    right[0] = True
+    labels = np.where(right, predictions.argmax(axis=1), random_labels(data, shape))
     inputs = {"predictions": predictions, "labels": labels.astype(np.int32)}
     return check_metric(device, data, "sparse_accuracy", inputs)
 
 
 @check
 def check_categorical_accuracy(device, data, shape):
-    predictions, targets = few_values(data, shape), few_values(data, shape)
+    predictions, targets = with_two_nan(data, few_values(data, shape)), few_values(data, shape)
     right = data.random.random(shape[0]) < 0.5
     targets[right] = predictions[right]
+    # In the first row the targets are largest where the predictions have their first NaN.
+    targets[0, predictions[0].argmax()] = 2
     return check_metric(device, data, "categorical_accuracy", {"predictions": predictions, "targets": targets})
 
 

@@ -4,6 +4,7 @@ Shapes cross the edges of the tiles that a GPU gets (`gpuconv.kernels.cuda.tiles
 on the way: bounds, alignment, reads of what nothing wrote, races, barriers.
 """
 
+import re
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ import pytest
 from cuda_arguments import _CORRELATIONS, _LAYERS, _POOLS
 from gpuconv.kernels import TABLE, formulas
 from gpuconv.kernels.cuda.toolkit import cuda
-from gpuconv.kernels.geometry import correlation_geometry
-from kernel_checks import CHECKS, MEMORY, NOT_PROPAGATING, Data, check_memory, check_special_values
+from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
+from kernel_checks import CHECKS, MEMORY, NOT_PROPAGATING, Data, check_memory, check_special_values, run
 from simt import Counters, Gpu
 from simt.errors import SimtError, UninitialisedError
 from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cannot be had
@@ -30,21 +31,27 @@ CORRELATIONS.append({"geometry": correlation_geometry((1, 5, 6, 1), 3, 12), "act
 SHARED_SUMS = {"geometry": correlation_geometry((1, 3, 3, 30), 3, 5, padding="same"), "activation": formulas.RELU}
 CORRELATIONS.append(SHARED_SUMS)
 POOLINGS = [{"geometry": geometry} for geometry in _POOLS.values()]
-PADDINGS = [{"shape": (2, 3, 4, 3), "padding": ((1, 2), (3, 1))}]
+PADDINGS = [
+    {"shape": (2, 3, 4, 3), "padding": ((1, 2), (3, 1))},
+    {"shape": (2, 2, 3, 8), "padding": ((0, 1), (2, 0))},
+]
 DENSES = [{"shape": layer[:3], "activation": layer[3]} for layer in _LAYERS.values()]
 DENSES.append({"shape": (70, 33, 67), "activation": formulas.TANH})
 ACTIVATIONS = [{"shape": (7, 41), "activation": number} for number in range(8)]
 RELUS = [{"shape": (2, 3, 50), "negative_slope": 0.25, "max_value": 1.0, "threshold": 0.5}]
-# Rows cross the four rows of a block, columns the 32 lanes of a row.
-MATRICES = [{"shape": (11, 3)}, {"shape": (3, 41)}, {"shape": (1, 1)}]
-COLUMNS = [{"shape": (37, 5)}, {"shape": (3, 35)}]
 # Windows that leave cells over, and one that is as large as the picture.
 POOLED_CORRELATIONS = [
     {"geometry": correlation_geometry((2, 6, 5, 3), 3, 5, padding="same"), "activation": formulas.RELU},
     {"geometry": correlation_geometry((1, 9, 8, 2), (3, 2), 3, (2, 1)), "activation": formulas.TANH, "window": (3, 2)},
     {"geometry": correlation_geometry((1, 7, 8, 1), 3, 12), "activation": formulas.RELU},
 ]
-SIZES = [{"size": 300}, {"size": 3}]
+# Several rows on one warp, a row in vectors and longer than the registers of a warp, a single number.
+MATRICES = [{"shape": shape} for shape in ((35, 3), (2, 516), (1, 1))]
+# Several numbers and vectors on each lane, lanes without any, in one chunk and in two.
+MORE_MATRICES = [*MATRICES, *({"shape": shape} for shape in ((3, 41), (5, 20), (2, 513)))]
+# Numbers, one block; vectors, several blocks each way with ragged ends; several blocks of rows and a ragged warp.
+COLUMNS = [{"shape": shape} for shape in ((37, 5), (291, 36), (260, 5))]
+SIZES = [{"size": 303}, {"size": 3}]
 CASES = {
     "correlate2d": CORRELATIONS,
     "correlate2d_gradient_input": CORRELATIONS,
@@ -63,6 +70,7 @@ CASES = {
     "correlate2d_max_pool2d_gradient_filters": POOLED_CORRELATIONS,
     "correlate_image": [
         {"shape": (12, 24), "kernel_size": (2, 3), "beyond": (2, 3)},
+        {"shape": (5, 18), "kernel_size": (3, 4), "beyond": (2, 1)},
         {"shape": (1, 3), "kernel_size": (3, 5), "beyond": (0, 0)},
     ],
     "max_pool2d": POOLINGS,
@@ -75,7 +83,7 @@ CASES = {
     "activate_gradient": ACTIVATIONS,
     "relu": RELUS,
     "relu_gradient": RELUS,
-    "softmax": MATRICES,
+    "softmax": MORE_MATRICES,
     "softmax_gradient": MATRICES,
     "dense": DENSES,
     "dense_gradient_input": DENSES,
@@ -85,35 +93,42 @@ CASES = {
     "batch_normalization_gradient": COLUMNS,
     "moving_average": [{**size, "momentum": 0.999} for size in SIZES],
     "softmax_cross_entropy": MATRICES,
-    "sparse_softmax_cross_entropy": MATRICES,
+    "sparse_softmax_cross_entropy": MORE_MATRICES,
     "cross_entropy": MATRICES,
     "sparse_cross_entropy": MATRICES,
     "mean_squared_error": MATRICES,
     "binary_cross_entropy": MATRICES,
     "sigmoid_binary_cross_entropy": MATRICES,
-    "sparse_accuracy": MATRICES,
+    "sparse_accuracy": MORE_MATRICES,
     "categorical_accuracy": MATRICES,
     "binary_accuracy": MATRICES,
     "dropout": [
         {"shape": (1037,), "rate": 0.3, "seed": 2**63 + 5, "stream": 2, "step": 2**32 - 1},
         {"shape": (3, 5), "rate": 0.0, "seed": 0, "stream": 0, "step": 0},
     ],
-    "regularize": [{"size": 300, "regions": 4}, {"size": 9, "regions": 1}, {"size": 9, "regions": 0}],
+    "regularize": [
+        {"size": 303, "regions": 4},
+        {"size": 9, "regions": 1},
+        {"size": 9, "regions": 0},
+        {"size": 20_000, "regions": 3},
+    ],
     "sgd": [
-        {"size": 300, "momentum": 0.0, "nesterov": False, "weight_decay": 0.01},
+        {"size": 303, "momentum": 0.0, "nesterov": False, "weight_decay": 0.01},
         {"size": 9, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0},
         {"size": 9, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
     ],
-    "adam": [{"size": 300, "step": 1, "weight_decay": 0.0}, {"size": 9, "step": 40, "weight_decay": 0.01}],
+    "adam": [{"size": 303, "step": 1, "weight_decay": 0.0}, {"size": 9, "step": 40, "weight_decay": 0.01}],
     "rmsprop": [
-        {"size": 300, "momentum": 0.0, "centered": False, "weight_decay": 0.0},
+        {"size": 303, "momentum": 0.0, "centered": False, "weight_decay": 0.0},
         {"size": 9, "momentum": 0.9, "centered": True, "weight_decay": 0.01},
     ],
     "gather": [
         {"source_rows": 12, "features": 37, "start": 3, "rows": 8},
         {"source_rows": 5, "features": 1, "start": 0, "rows": 5, "kind": np.int32},
+        {"source_rows": 5, "features": 12, "start": 1, "rows": 3},
+        {"source_rows": 5, "features": 16, "start": 1, "rows": 3, "kind": np.uint8},
     ],
-    "sum_into": [{"size": 303, "place": 1}, {"size": 5, "place": 0}],
+    "sum_into": [{"size": 303, "place": 1}, {"size": 5, "place": 0}, {"size": 20_003, "place": 1}],
 }
 NUMBERED = [(name, number) for name, cases in CASES.items() for number in range(len(cases))]
 FLOAT64 = ["correlate2d", "softmax_cross_entropy", "max_pool2d", "adam"]
@@ -210,15 +225,114 @@ def test_the_host_reads_only_what_was_written():
             device.to_host(array)
 
 
-def test_counters_of_an_elementwise_kernel():
-    # 1024 numbers read and written once, four bytes each, in whole sectors.
+class Traffic(NamedTuple):
+    """A call, and how many bytes it should read and write in vectors of 16 bytes."""
+
+    inputs: dict
+    outputs: dict
+    read: int
+    written: int
+
+
+N = 1024
+REAL = np.zeros(N, np.float32)
+MATRIX = np.zeros((16, 64), np.float32)
+PICTURES = np.zeros((2, 4, 8, 16), np.float32)
+POOLED = np.zeros((2, 2, 4, 16), np.float32)
+CHANNELS = np.ones(64, np.float32)
+HALVES = {"geometry": pooling_geometry(PICTURES.shape, 2)}
+TRAFFIC = {
+    "activate": Traffic({"x": REAL, "activation": formulas.TANH, "alpha": 0.0}, {"y": REAL}, 4 * N, 4 * N),
+    "relu_gradient": Traffic(
+        {"x": REAL, "dy": REAL, "negative_slope": 0.0, "max_value": 1.0, "threshold": 0.0}, {"dx": REAL}, 8 * N, 4 * N
+    ),
+    "dropout": Traffic({"x": REAL, "rate": 0.5, "seed": 1, "stream": 2, "step": 3}, {"y": REAL}, 4 * N, 4 * N),
+    "softmax": Traffic({"x": MATRIX}, {"y": MATRIX}, 4 * N, 4 * N),
+    "softmax_gradient": Traffic({"y": MATRIX, "dy": MATRIX}, {"dx": MATRIX}, 8 * N, 4 * N),
+    "softmax_cross_entropy": Traffic(
+        {"logits": MATRIX, "targets": MATRIX, "scale": 1.0}, {"losses": MATRIX[:, 0], "gradient": MATRIX}, 8 * N, 4 * N
+    ),
+    "categorical_accuracy": Traffic({"predictions": MATRIX, "targets": MATRIX}, {"hits": MATRIX[:, 0]}, 8 * N, 0),
+    "batch_moments": Traffic({"x": MATRIX}, {"mean": CHANNELS, "variance": CHANNELS}, 4 * N, 0),
+    "max_pool2d": Traffic(
+        {"x": PICTURES, **HALVES}, {"y": POOLED, "winner": POOLED.astype(np.uint8)}, PICTURES.nbytes, POOLED.nbytes
+    ),
+    "max_pool2d_gradient": Traffic(
+        {"dy": POOLED, "winner": POOLED.astype(np.uint8), **HALVES}, {"dx": PICTURES}, POOLED.nbytes, PICTURES.nbytes
+    ),
+    "average_pool2d": Traffic({"x": PICTURES, **HALVES}, {"y": POOLED}, PICTURES.nbytes, POOLED.nbytes),
+    "average_pool2d_gradient": Traffic({"dy": POOLED, **HALVES}, {"dx": PICTURES}, POOLED.nbytes, PICTURES.nbytes),
+    "zero_pad2d": Traffic({"x": POOLED, "top": 1, "left": 1}, {"y": PICTURES}, POOLED.nbytes, PICTURES.nbytes),
+    "sgd": Traffic(
+        {"gradients": REAL, "learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.0},
+        {"parameters": REAL, "velocity": REAL}, 12 * N, 8 * N,
+    ),
+    "adam": Traffic(
+        {
+            "gradients": REAL, "learning_rate": 0.1, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "step": 1,
+            "weight_decay": 0.0,
+        },
+        {"parameters": REAL, "mean": REAL, "mean_square": REAL}, 16 * N, 12 * N,
+    ),
+    "gather": Traffic(
+        {"source": MATRIX, "order": np.arange(16, dtype=np.int32), "start": 0}, {"batch": MATRIX}, 4 * N, 4 * N
+    ),
+    "sum_into": Traffic({"values": REAL, "place": 1}, {"totals": CHANNELS}, 4 * N, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRAFFIC)
+def test_memory_is_read_and_written_once_in_whole_sectors_128_bits_at_a_time(name):
+    traffic, counters = TRAFFIC[name], Counters()
+    with Gpu(counters=counters).installed() as gpu:
+        run(device, name, traffic.inputs, traffic.outputs)
+    assert len(gpu.launched) == 1
+    wide = {
+        direction: sum(
+            16 * lanes
+            for kind, lanes in counters.lanes.items()
+            if re.fullmatch(rf"{direction}\.global\.v4\.[fub]32", kind)
+        )
+        for direction in ("ld", "st")
+    }
+    assert wide == {"ld": traffic.read, "st": traffic.written}
+    for (space, direction, line), entry in counters.transfers.items():
+        assert entry.efficiency == 1, f"{space} {direction} in line {line} of the PTX"
+    assert counters.bank_conflicts() == 0
+
+
+def test_rows_of_ten_classes_share_warps():
     counters = Counters()
+    matrix = np.zeros((8, 10), np.float32)
     with Gpu(counters=counters).installed():
-        device.relu(device.from_host(np.ones(1024, np.float32)), 0.0, np.inf, 0.0, device.empty(1024, np.float32))
-    assert counters.bytes_of("global", "ld") == counters.bytes_of("global", "st") == 4096
-    assert counters.sector_bytes("ld") == counters.sector_bytes("st") == 4096
-    assert counters.warps["st.global.f32"] == 32
-    assert counters.lanes["ret"] == 1024
+        run(device, "softmax", {"x": matrix}, {"y": matrix})
+    # Two rows a warp, each number read and written once, and no barriers.
+    assert counters.bytes_of("global", "ld") == counters.bytes_of("global", "st") == matrix.nbytes
+    assert sum(entry.requests for key, entry in counters.transfers.items() if key[0] == "global") == 2 * 4
+    assert not any(kind.startswith("bar") for kind in counters.warps)
+
+
+def test_arrays_that_begin_anywhere_are_read_number_by_number():
+    with Gpu().installed():
+        x, y = device.from_host(np.linspace(-1, 1, 9, dtype=np.float32)), device.zeros(9, np.float32)
+        device.relu(x[1:], 0.0, np.inf, 0.0, y[1:])
+        np.testing.assert_array_equal(device.to_host(y), np.maximum(np.linspace(-1, 1, 9, dtype=np.float32), 0))
+
+
+def test_how_many_kernels_a_call_launches():
+    def launches(name, **case):
+        with Gpu().installed() as gpu:
+            CHECKS[name](device, Data(0, np.float32), **case)
+        return len(gpu.launched)
+
+    assert launches("regularize", size=500, regions=2) == 1
+    assert launches("regularize", size=20_000, regions=2) == 2
+    assert launches("sum_into", size=500, place=0) == 1
+    assert launches("sum_into", size=20_000, place=0) == 2
+    assert launches("batch_moments", shape=(100, 3)) == 1
+    assert launches("batch_moments", shape=(300, 3)) == 2
+    assert launches("batch_normalization_gradient", shape=(100, 3)) == 2
+    assert launches("batch_normalization_gradient", shape=(300, 3)) == 3
 
 
 def test_gradients_by_filters_waste_no_memory_traffic():

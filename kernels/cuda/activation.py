@@ -1,149 +1,230 @@
 """Activations, elementwise and softmax by row.
 
-Elementwise kernels: one thread for each element, in strides of the grid; neighbouring threads on neighbouring
-elements.  Softmax: one warp for each row, its lanes on neighbouring columns, partial results in shared
-memory.  All are bounded by memory traffic: the rows of softmax are read three times, but from the cache
-after the first.
+Elementwise kernels: one thread for each vector of 16 bytes, in strides of the grid.  They read and write each number
+once (`activate`: 8 bytes for each float32 number, a gradient 12), and memory is what bounds them.
+
+Softmax: `rows` describes how rows are shared among lanes.  Each number is read and written once (8 bytes, the gradient
+12), unless a row is longer than what its lanes hold, 512 columns: then it is read three times (the gradient two times),
+from the cache after the first.  Memory bounds it, and for the few classes of a classifier the time that any launch
+takes.
+
+Kernels are made for a floating type, a width of the vectors and an activation, which are constants to the compiler.
 """
 
+import functools
 import math
 
 import numpy as np
 
 from . import formulas, tiles, toolkit
-from .formulas import largest_of_row, sum_of_row
+from .lanes import largest_of_lanes, sum_of_lanes
+from .rows import read_row, write_row
 from .toolkit import cuda
-
-ROWS, LANES = tiles.ROWS_OF_BLOCK, tiles.ROW_LANES
+from .vectors import read_part, write_part
 
 
 def activate(x, activation, alpha, y):
     """The activation numbered `activation`, elementwise."""
-    x, y = toolkit.flat(x), toolkit.flat(y)
-    blocks, threads = tiles.element_grid(y.size)
-    toolkit.launch(_activate, blocks, threads, x, np.int32(activation), y.dtype.type(alpha), y)
+    real, size = y.dtype.type, y.size
+    x, y = toolkit.address(x), toolkit.address(y)
+    width = tiles.vector_width(real, x, y)
+    kernel = _activate_kernel(real, width, int(activation))
+    toolkit.launch(kernel, *tiles.vector_grid(size, width), x, real(alpha), np.int32(size), y)
 
 
 def activate_gradient(x, dy, activation, alpha, dx):
     """``dx = dy * activation'(x)``."""
-    x, dy, dx = (toolkit.flat(array) for array in (x, dy, dx))
-    blocks, threads = tiles.element_grid(dx.size)
-    toolkit.launch(_activate_gradient, blocks, threads, x, dy, np.int32(activation), dx.dtype.type(alpha), dx)
+    real, size = dx.dtype.type, dx.size
+    x, dy, dx = toolkit.address(x), toolkit.address(dy), toolkit.address(dx)
+    width = tiles.vector_width(real, x, dy, dx)
+    kernel = _activate_gradient_kernel(real, width, int(activation))
+    toolkit.launch(kernel, *tiles.vector_grid(size, width), x, dy, real(alpha), np.int32(size), dx)
 
 
 def relu(x, negative_slope, max_value, threshold, y):
     """Keras's general ReLU."""
-    x, y = toolkit.flat(x), toolkit.flat(y)
-    real = y.dtype.type
-    blocks, threads = tiles.element_grid(y.size)
-    toolkit.launch(_relu, blocks, threads, x, real(negative_slope), real(max_value), real(threshold), y)
+    real, size = y.dtype.type, y.size
+    x, y = toolkit.address(x), toolkit.address(y)
+    width = tiles.vector_width(real, x, y)
+    parameters = real(negative_slope), real(max_value), real(threshold)
+    toolkit.launch(_relu_kernel(real, width), *tiles.vector_grid(size, width), x, *parameters, np.int32(size), y)
 
 
 def relu_gradient(x, dy, negative_slope, max_value, threshold, dx):
     """``dx = dy * relu'(x)``."""
-    x, dy, dx = (toolkit.flat(array) for array in (x, dy, dx))
-    real = dx.dtype.type
-    blocks, threads = tiles.element_grid(dx.size)
+    real, size = dx.dtype.type, dx.size
+    x, dy, dx = toolkit.address(x), toolkit.address(dy), toolkit.address(dx)
+    width = tiles.vector_width(real, x, dy, dx)
     parameters = real(negative_slope), real(max_value), real(threshold)
-    toolkit.launch(_relu_gradient, blocks, threads, x, dy, *parameters, dx)
+    kernel = _relu_gradient_kernel(real, width)
+    toolkit.launch(kernel, *tiles.vector_grid(size, width), x, dy, *parameters, np.int32(size), dx)
 
 
 def softmax(x, y):
     """Softmax of each row, from its distance to the row's maximum: nothing can overflow."""
-    blocks, threads = tiles.row_grid(x.shape[0])
-    toolkit.launch(_softmax, blocks, threads, x, y)
+    real, (rows, columns) = y.dtype.type, y.shape
+    x, y = toolkit.address(x), toolkit.address(y)
+    tile = tiles.row_tile(real, columns, x, y)
+    kernel = _softmax_kernel(real, tile)
+    toolkit.launch(kernel, *tiles.row_grid(rows, tile), x, np.int32(rows), np.int32(columns), y)
 
 
 def softmax_gradient(y, dy, dx):
     """``dx = y * (dy - sum(dy * y))`` of each row, from the softmax y."""
-    blocks, threads = tiles.row_grid(y.shape[0])
-    toolkit.launch(_softmax_gradient, blocks, threads, y, dy, dx)
+    real, (rows, columns) = dx.dtype.type, dx.shape
+    y, dy, dx = toolkit.address(y), toolkit.address(dy), toolkit.address(dx)
+    tile = tiles.row_tile(real, columns, y, dy, dx)
+    kernel = _softmax_gradient_kernel(real, tile)
+    toolkit.launch(kernel, *tiles.row_grid(rows, tile), y, dy, np.int32(rows), np.int32(columns), dx)
 
 
-@cuda.jit(cache=True)
-def _activate(x, activation, alpha, y):
-    i = cuda.grid(1)
-    while i < y.size:
-        y[i] = formulas.activate(activation, alpha, x[i])
-        i += cuda.gridsize(1)
+@functools.cache
+def _activate_kernel(real, width, activation):
+    @cuda.jit(cache=True)
+    def activate_kernel(x, alpha, size, y):
+        z = cuda.local.array(width, real)
+        place = cuda.grid(1) * width
+        while place < size:
+            read_part(z, 0, x, place, size, real(0), width)
+            for k in range(width):
+                z[k] = formulas.activate(activation, alpha, z[k])
+            write_part(z, 0, y, place, size, width)
+            place += cuda.gridsize(1) * width
+
+    return activate_kernel
 
 
-@cuda.jit(cache=True)
-def _activate_gradient(x, dy, activation, alpha, dx):
-    i = cuda.grid(1)
-    while i < dx.size:
-        dx[i] = dy[i] * formulas.slope(activation, alpha, x[i])
-        i += cuda.gridsize(1)
+@functools.cache
+def _activate_gradient_kernel(real, width, activation):
+    @cuda.jit(cache=True)
+    def activate_gradient_kernel(x, dy, alpha, size, dx):
+        z = cuda.local.array(width, real)
+        gradient = cuda.local.array(width, real)
+        place = cuda.grid(1) * width
+        while place < size:
+            read_part(z, 0, x, place, size, real(0), width)
+            read_part(gradient, 0, dy, place, size, real(0), width)
+            for k in range(width):
+                gradient[k] *= formulas.slope(activation, alpha, z[k])
+            write_part(gradient, 0, dx, place, size, width)
+            place += cuda.gridsize(1) * width
+
+    return activate_gradient_kernel
 
 
-@cuda.jit(cache=True)
-def _relu(x, negative_slope, max_value, threshold, y):
-    i = cuda.grid(1)
-    while i < y.size:
-        y[i] = formulas.clip_relu(negative_slope, max_value, threshold, x[i])
-        i += cuda.gridsize(1)
+@functools.cache
+def _relu_kernel(real, width):
+    @cuda.jit(cache=True)
+    def relu_kernel(x, negative_slope, max_value, threshold, size, y):
+        z = cuda.local.array(width, real)
+        place = cuda.grid(1) * width
+        while place < size:
+            read_part(z, 0, x, place, size, real(0), width)
+            for k in range(width):
+                z[k] = formulas.clip_relu(negative_slope, max_value, threshold, z[k])
+            write_part(z, 0, y, place, size, width)
+            place += cuda.gridsize(1) * width
+
+    return relu_kernel
 
 
-@cuda.jit(cache=True)
-def _relu_gradient(x, dy, negative_slope, max_value, threshold, dx):
-    i = cuda.grid(1)
-    while i < dx.size:
-        dx[i] = dy[i] * formulas.clip_relu_slope(negative_slope, max_value, threshold, x[i])
-        i += cuda.gridsize(1)
+@functools.cache
+def _relu_gradient_kernel(real, width):
+    @cuda.jit(cache=True)
+    def relu_gradient_kernel(x, dy, negative_slope, max_value, threshold, size, dx):
+        z = cuda.local.array(width, real)
+        gradient = cuda.local.array(width, real)
+        place = cuda.grid(1) * width
+        while place < size:
+            read_part(z, 0, x, place, size, real(0), width)
+            read_part(gradient, 0, dy, place, size, real(0), width)
+            for k in range(width):
+                gradient[k] *= formulas.clip_relu_slope(negative_slope, max_value, threshold, z[k])
+            write_part(gradient, 0, dx, place, size, width)
+            place += cuda.gridsize(1) * width
+
+    return relu_gradient_kernel
 
 
-@cuda.jit(cache=True)
-def _softmax(x, y):
-    real = x.dtype.type
-    partial = cuda.shared.array((ROWS, LANES), x.dtype)
-    lane, row_of_block = cuda.threadIdx.x, cuda.threadIdx.y
-    rows, columns = x.shape
-    first_row = cuda.blockIdx.x * ROWS
-    while first_row < rows:
-        # Lanes past the last row have no columns to work on, but take part in every barrier.
-        row = first_row + row_of_block
-        end = columns if row < rows else 0
+@functools.cache
+def _softmax_kernel(real, tile):
+    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
+    step, chunk, covered = tile.step, tile.chunk, tile.covered
 
-        largest = real(-math.inf)
-        for column in range(lane, end, LANES):
-            largest = formulas.larger(largest, x[row, column])
-        partial[row_of_block, lane] = largest
-        cuda.syncthreads()
-        largest = largest_of_row(partial, row_of_block)
-        cuda.syncthreads()
+    @cuda.jit(cache=True)
+    def softmax_kernel(x, rows, columns, y):
+        z = cuda.local.array(held, real)
+        lane_place = cuda.threadIdx.x * width
+        first_row = cuda.blockIdx.x * rows_of_block
+        while first_row < rows:
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
+            begin = row * columns + lane_place
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
 
-        total = real(0)
-        for column in range(lane, end, LANES):
-            total += real(math.exp(x[row, column] - largest))
-        partial[row_of_block, lane] = total
-        cuda.syncthreads()
-        total = sum_of_row(partial, row_of_block)
-        cuda.syncthreads()
+            largest = real(-math.inf)
+            for first in range(0, covered, chunk):
+                read_row(z, x, begin + first, end, real(-math.inf), held, width, step)
+                for k in range(held):
+                    largest = formulas.larger(largest, z[k])
+            largest = largest_of_lanes(largest, lanes)
 
-        for column in range(lane, end, LANES):
-            y[row, column] = real(math.exp(x[row, column] - largest)) / total
-        first_row += cuda.gridDim.x * ROWS
+            total = real(0)
+            for first in range(0, covered, chunk):
+                if covered > chunk:
+                    read_row(z, x, begin + first, end, real(-math.inf), held, width, step)
+                for k in range(held):
+                    z[k] = real(math.exp(z[k] - largest))
+                    total += z[k]
+            scale = real(1) / sum_of_lanes(total, lanes)
+
+            for first in range(0, covered, chunk):
+                if covered > chunk:
+                    read_row(z, x, begin + first, end, real(-math.inf), held, width, step)
+                    for k in range(held):
+                        z[k] = real(math.exp(z[k] - largest))
+                for k in range(held):
+                    z[k] *= scale
+                write_row(z, y, begin + first, write_end, held, width, step)
+            first_row += cuda.gridDim.x * rows_of_block
+
+    return softmax_kernel
 
 
-@cuda.jit(cache=True)
-def _softmax_gradient(y, dy, dx):
-    real = y.dtype.type
-    partial = cuda.shared.array((ROWS, LANES), y.dtype)
-    lane, row_of_block = cuda.threadIdx.x, cuda.threadIdx.y
-    rows, columns = y.shape
-    first_row = cuda.blockIdx.x * ROWS
-    while first_row < rows:
-        row = first_row + row_of_block
-        end = columns if row < rows else 0
+@functools.cache
+def _softmax_gradient_kernel(real, tile):
+    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
+    step, chunk, covered = tile.step, tile.chunk, tile.covered
 
-        total = real(0)
-        for column in range(lane, end, LANES):
-            total += dy[row, column] * y[row, column]
-        partial[row_of_block, lane] = total
-        cuda.syncthreads()
-        total = sum_of_row(partial, row_of_block)
-        cuda.syncthreads()
+    @cuda.jit(cache=True)
+    def softmax_gradient_kernel(y, dy, rows, columns, dx):
+        value = cuda.local.array(held, real)
+        gradient = cuda.local.array(held, real)
+        lane_place = cuda.threadIdx.x * width
+        first_row = cuda.blockIdx.x * rows_of_block
+        while first_row < rows:
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
+            begin = row * columns + lane_place
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
 
-        for column in range(lane, end, LANES):
-            dx[row, column] = y[row, column] * (dy[row, column] - total)
-        first_row += cuda.gridDim.x * ROWS
+            total = real(0)
+            for first in range(0, covered, chunk):
+                read_row(value, y, begin + first, end, real(0), held, width, step)
+                read_row(gradient, dy, begin + first, end, real(0), held, width, step)
+                for k in range(held):
+                    total += gradient[k] * value[k]
+            total = sum_of_lanes(total, lanes)
+
+            for first in range(0, covered, chunk):
+                if covered > chunk:
+                    read_row(value, y, begin + first, end, real(0), held, width, step)
+                    read_row(gradient, dy, begin + first, end, real(0), held, width, step)
+                for k in range(held):
+                    gradient[k] = value[k] * (gradient[k] - total)
+                write_row(gradient, dx, begin + first, write_end, held, width, step)
+            first_row += cuda.gridDim.x * rows_of_block
+
+    return softmax_gradient_kernel

@@ -53,9 +53,9 @@ def correlate2d(x, filters, bias, geometry, activation, alpha, y):
         direct.correlate(*arrays, int32_geometry(geometry), int(activation), alpha, toolkit.flat(y))
 
     if y.dtype == np.float32 and suits(geometry):
-        toolkit.attempt(_variant("correlate2d of a first layer", geometry), as_first_layer, directly)
+        toolkit.attempt(toolkit.variant("correlate2d of a first layer", geometry), as_first_layer, directly)
     elif product.is_suited(geometry, y.dtype):
-        toolkit.attempt(_variant("correlate2d in register tiles", geometry), in_tiles, directly)
+        toolkit.attempt(toolkit.variant("correlate2d in register tiles", geometry), in_tiles, directly)
     else:
         directly()
 
@@ -89,15 +89,9 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
         direct.gradient_input(*arrays, g, int(activation), alpha, toolkit.flat(dx))
 
     if all(product.is_suited(phase.geometry, dx.dtype) for phase in phases):
-        toolkit.attempt(_variant("correlate2d_gradient_input in register tiles", geometry), in_tiles, directly)
+        toolkit.attempt(toolkit.variant("correlate2d_gradient_input in register tiles", geometry), in_tiles, directly)
     else:
         directly()
-
-
-def _variant(name, geometry):
-    """What specialised kernels compute, in words: should they not compile, those of `direct` do it."""
-    kernel = f"{geometry.kernel_height} x {geometry.kernel_width}"
-    return f"{name}, {kernel} filters, {geometry.channels} to {geometry.out_channels} channels"
 
 
 def _multiple_of_4(count):

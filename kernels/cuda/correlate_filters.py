@@ -73,7 +73,7 @@ from .toolkit import cuda
 # Groups with fewer channels or filters than this would leave most of every tile empty.
 SMALLEST_GROUP = 8
 PIXELS_PAST = 64
-COLUMNS, LANES = tiles.COLUMNS_OF_BLOCK, tiles.COLUMN_LANES
+COLUMNS, LANES = tiles.COLUMNS_OF_BLOCK, tiles.COLUMN_THREADS // tiles.COLUMNS_OF_BLOCK
 
 
 def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias):
@@ -84,10 +84,15 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
     small = g.groups > 1 and min(group_channels, group_filters) < SMALLEST_GROUP
     # Places of dy are compared up to some pixels past the last.
     countable = dy.size + PIXELS_PAST * g.out_channels <= LARGEST_INT32
+    call = x, dy, y, g, activation, alpha, dfilters, dbias
     if real == np.float32 and countable and not small:
-        _gradient_by_tiles(x, dy, y, g, activation, alpha, dfilters, dbias)
+        toolkit.attempt(
+            toolkit.variant("correlate2d_gradient_filters in register tiles", g),
+            lambda: _gradient_by_tiles(*call),
+            lambda: _gradient_directly(*call),
+        )
     else:
-        _gradient_directly(x, dy, y, g, activation, alpha, dfilters, dbias)
+        _gradient_directly(*call)
 
 
 def _gradient_by_tiles(x, dy, y, g, activation, alpha, dfilters, dbias):
@@ -229,8 +234,8 @@ class Layout(NamedTuple):
 
 def _layout(tile, patch_width, filter_width):
     """The layout of a `tiles.RegisterTile`."""
-    patch_lanes = min(tile.rows // patch_width, tile.threads, tiles.ROW_LANES)
-    filter_lanes = min(tile.columns // filter_width, tile.threads, tiles.ROW_LANES)
+    patch_lanes = min(tile.rows // patch_width, tile.threads, tiles.WARP)
+    filter_lanes = min(tile.columns // filter_width, tile.threads, tiles.WARP)
     patch_step, filter_step = tile.threads // patch_lanes, tile.threads // filter_lanes
     return Layout(
         rows=tile.rows, columns=tile.columns, half=tile.depth // 2,

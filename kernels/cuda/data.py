@@ -1,51 +1,52 @@
 """Batches gathered on the device from the data set that lives there, and sums that stay there.
 
-Gathering: one thread for each element, neighbouring threads on neighbouring elements of a row; bounded by memory
-traffic.  Summing: one block in strides, then its partial sums in a fixed order; batches are short.
+Gathering copies bytes, whatever they mean: one thread for each 16 bytes of a row where rows begin at multiples of that,
+else for each word or byte.  Every byte of the batch is read and written once, beside 4 bytes of `order` for each row;
+memory bounds it.  `sums` describes the sums.
 """
+
+import functools
 
 import numpy as np
 
 from . import tiles, toolkit
 from .formulas import quotient
+from .sums import add_up
 from .toolkit import cuda
-
-SUM_THREADS = tiles.SUM_THREADS
+from .vectors import read, read_vector, write_vector
 
 
 def gather(source, order, start, batch):
     """``batch[i] = source[order[start + i]]``."""
     features = batch.size // batch.shape[0] if batch.shape[0] else 0
-    blocks, threads = tiles.element_grid(batch.size)
-    source, batch = toolkit.flat(source), toolkit.flat(batch)
-    toolkit.launch(_gather, blocks, threads, source, order, np.int32(start), np.int32(features), batch)
+    kind, numbers, units = batch.dtype.type, 1, batch.size
+    source, order, batch = map(toolkit.address, (source, order, batch))
+    row_bytes = features * np.dtype(kind).itemsize
+    if row_bytes % tiles.WIDEST == 0 and toolkit.is_aligned(source) and toolkit.is_aligned(batch):
+        kind, numbers = np.uint32, tiles.WIDEST // 4
+        units = units // max(features, 1) * row_bytes // tiles.WIDEST
+        features = row_bytes // tiles.WIDEST
+    sizes = np.int32(start), np.int32(features), np.int32(units)
+    toolkit.launch(_gather_kernel(kind, numbers), *tiles.element_grid(units), source, order, *sizes, batch)
 
 
 def sum_into(values, place, totals):
     """``totals[place] = sum(values)``."""
-    toolkit.launch(_sum_into, (1,), (SUM_THREADS,), values, np.int32(place), totals)
+    add_up(toolkit.address(values), values.size, totals.dtype.type, place, toolkit.address(totals))
 
 
-@cuda.jit(cache=True)
-def _gather(source, order, start, features, batch):
-    i = cuda.grid(1)
-    while i < batch.size:
-        row = quotient(i, features)
-        # 64 bits: a data set may have more elements than a batch ever has.
-        batch[i] = source[np.int64(order[start + row]) * features + (i - row * features)]
-        i += cuda.gridsize(1)
+@functools.cache
+def _gather_kernel(kind, numbers):
+    @cuda.jit(cache=True)
+    def gather_kernel(source, order, start, row_units, units, batch):
+        unit_of_data = cuda.local.array(numbers, kind)
+        unit = cuda.grid(1)
+        while unit < units:
+            row = quotient(unit, row_units)
+            # 64 bits: a data set may have more elements than a batch ever has.
+            origin = np.int64(read(order, start + row, np.int32)) * row_units + (unit - row * row_units)
+            read_vector(unit_of_data, 0, source, origin * numbers, numbers)
+            write_vector(unit_of_data, 0, batch, unit * numbers, numbers)
+            unit += cuda.gridsize(1)
 
-
-@cuda.jit(cache=True)
-def _sum_into(values, place, totals):
-    partial = cuda.shared.array(SUM_THREADS, totals.dtype)
-    thread = cuda.threadIdx.x
-    total = totals.dtype.type(0)
-    for i in range(thread, values.size, SUM_THREADS):
-        total += values[i]
-    partial[thread] = total
-    cuda.syncthreads()
-    if thread == 0:
-        for k in range(1, SUM_THREADS):
-            total += partial[k]
-        totals[place] = total
+    return gather_kernel

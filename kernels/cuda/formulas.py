@@ -43,28 +43,6 @@ def pixel_gradient(dy, y, place, activation, alpha):
 
 
 @inline
-def sum_of_row(partial, row):
-    """The sum of one row of a shared array, always in the same order.
-
-    Every thread that needs the sum adds it up for itself: the reads are broadcasts, and no barrier is
-    needed among the additions.
-    """
-    total = partial[row, 0]
-    for lane in range(1, partial.shape[1]):
-        total += partial[row, lane]
-    return total
-
-
-@inline
-def largest_of_row(partial, row):
-    """The largest number of one row of a shared array; NaN if there is one."""
-    best = partial[row, 0]
-    for lane in range(1, partial.shape[1]):
-        best = larger(best, partial[row, lane])
-    return best
-
-
-@inline
 def larger(a, b):
     """The larger of two numbers; NaN if either is."""
     return b if b > a or b != b else a

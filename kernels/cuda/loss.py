@@ -1,19 +1,22 @@
 """Losses by row, each with its gradient in the same kernel.
 
-One warp for each row, its lanes on neighbouring columns; partial sums go through shared memory and are
-added in a fixed order.  Bounded by memory traffic, and for the few classes of a classifier by the time
-that any launch takes: loss and gradient together read the row once from memory.
+`rows` describes how rows are shared among lanes.  Predictions and targets are read once and the gradient is written
+once, 12 bytes for each float32 number (8 with labels), unless a row is longer than what its lanes hold, 512 columns:
+then each pass reads it again, from the cache.  Memory bounds it, and for the few classes of a classifier the time that
+any launch takes.
 """
 
+import functools
 import math
 
 import numpy as np
 
 from . import tiles, toolkit
-from .formulas import inline, larger, largest_of_row, sum_of_row
+from .formulas import inline, larger
+from .lanes import largest_of_lanes, sum_of_lanes
+from .rows import column_of, read_row, write_row
 from .toolkit import cuda
-
-ROWS, LANES = tiles.ROWS_OF_BLOCK, tiles.ROW_LANES
+from .vectors import read, write
 
 SMALLEST_PROBABILITY = 1e-7
 LARGEST_PROBABILITY = 1 - 1e-7
@@ -24,138 +27,169 @@ SQUARED_ERROR, BINARY_CROSS_ENTROPY, SIGMOID_BINARY_CROSS_ENTROPY = range(3)
 
 def softmax_cross_entropy(logits, targets, scale, losses, gradient):
     """``-sum(t log softmax(z))`` and ``scale * (softmax(z) sum(t) - t)``."""
-    _launch_by_row(_softmax_cross_entropy, logits, targets, scale, losses, gradient)
+    _launch(_softmax_cross_entropy_kernel, logits, targets, scale, losses, gradient)
 
 
 def sparse_softmax_cross_entropy(logits, labels, scale, losses, gradient):
     """`softmax_cross_entropy` with the number of the true class instead of targets."""
-    _launch_by_row(_sparse_softmax_cross_entropy, logits, labels, scale, losses, gradient)
+    _launch(_sparse_softmax_cross_entropy_kernel, logits, labels, scale, losses, gradient)
 
 
 def cross_entropy(probabilities, targets, scale, losses, gradient):
     """``-sum(t log p)`` of probabilities that are first divided by their sum and clipped."""
-    _launch_by_row(_cross_entropy, probabilities, targets, scale, losses, gradient)
+    _launch(_cross_entropy_kernel, probabilities, targets, scale, losses, gradient)
 
 
 def sparse_cross_entropy(probabilities, labels, scale, losses, gradient):
     """`cross_entropy` with the number of the true class instead of targets."""
-    _launch_by_row(_sparse_cross_entropy, probabilities, labels, scale, losses, gradient)
+    _launch(_sparse_cross_entropy_kernel, probabilities, labels, scale, losses, gradient)
 
 
 def mean_squared_error(predictions, targets, scale, losses, gradient):
     """``mean((p - t)**2)``."""
-    _launch_mean(SQUARED_ERROR, predictions, targets, scale, losses, gradient)
+    _launch(_mean_loss_kernel, predictions, targets, scale, losses, gradient, SQUARED_ERROR)
 
 
 def binary_cross_entropy(probabilities, targets, scale, losses, gradient):
     """``-mean(t log p + (1 - t) log(1 - p))`` of clipped probabilities."""
-    _launch_mean(BINARY_CROSS_ENTROPY, probabilities, targets, scale, losses, gradient)
+    _launch(_mean_loss_kernel, probabilities, targets, scale, losses, gradient, BINARY_CROSS_ENTROPY)
 
 
 def sigmoid_binary_cross_entropy(logits, targets, scale, losses, gradient):
     """`binary_cross_entropy` of ``sigmoid(z)``, in a form that cannot overflow."""
-    _launch_mean(SIGMOID_BINARY_CROSS_ENTROPY, logits, targets, scale, losses, gradient)
+    _launch(_mean_loss_kernel, logits, targets, scale, losses, gradient, SIGMOID_BINARY_CROSS_ENTROPY)
 
 
-def _launch_by_row(kernel, predictions, truth, scale, losses, gradient):
-    blocks, threads = tiles.row_grid(predictions.shape[0])
-    toolkit.launch(kernel, blocks, threads, predictions, truth, losses.dtype.type(scale), losses, gradient)
+def _launch(make, predictions, truth, scale, losses, gradient, *kind):
+    real, (rows, columns) = gradient.dtype.type, gradient.shape
+    predictions, truth, losses, gradient = map(toolkit.address, (predictions, truth, losses, gradient))
+    tile = tiles.row_tile(real, columns, predictions, truth, gradient)
+    toolkit.launch(
+        make(real, tile, *kind), *tiles.row_grid(rows, tile),
+        predictions, truth, np.int32(rows), np.int32(columns), real(scale), losses, gradient,
+    )  # fmt: skip
 
 
-def _launch_mean(kind, predictions, targets, scale, losses, gradient):
-    blocks, threads = tiles.row_grid(predictions.shape[0])
-    scale = losses.dtype.type(scale)
-    toolkit.launch(_mean_loss, blocks, threads, np.int32(kind), predictions, targets, scale, losses, gradient)
+@functools.cache
+def _softmax_cross_entropy_kernel(real, tile):
+    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
+    step, chunk, covered = tile.step, tile.chunk, tile.covered
+
+    @cuda.jit(cache=True)
+    def softmax_cross_entropy_kernel(logits, targets, rows, columns, scale, losses, gradient):
+        z = cuda.local.array(held, real)
+        target = cuda.local.array(held, real)
+        lane_place = cuda.threadIdx.x * width
+        first_row = cuda.blockIdx.x * rows_of_block
+        while first_row < rows:
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
+            begin = row * columns + lane_place
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
+
+            largest = real(-math.inf)
+            for first in range(0, covered, chunk):
+                read_row(z, logits, begin + first, end, real(-math.inf), held, width, step)
+                for k in range(held):
+                    largest = larger(largest, z[k])
+            largest = largest_of_lanes(largest, lanes)
+
+            # log softmax = (z - largest) - log(powers), with powers = sum(exp(z - largest))
+            powers, target_sum, product = real(0), real(0), real(0)
+            for first in range(0, covered, chunk):
+                if covered > chunk:
+                    read_row(z, logits, begin + first, end, real(-math.inf), held, width, step)
+                read_row(target, targets, begin + first, end, real(0), held, width, step)
+                for k in range(held):
+                    distance = z[k] - largest
+                    # A class that cannot be (logit -inf) costs nothing where nothing is expected of it.
+                    if target[k] != real(0):
+                        product += target[k] * distance
+                    target_sum += target[k]
+                    z[k] = real(math.exp(distance))
+                    powers += z[k]
+            powers = sum_of_lanes(powers, lanes)
+            target_sum = sum_of_lanes(target_sum, lanes)
+            product = sum_of_lanes(product, lanes)
+
+            if cuda.threadIdx.x == 0 and number < rows:
+                write(losses, row, real, target_sum * real(math.log(powers)) - product)
+            share = target_sum / powers
+            for first in range(0, covered, chunk):
+                if covered > chunk:
+                    read_row(z, logits, begin + first, end, real(-math.inf), held, width, step)
+                    read_row(target, targets, begin + first, end, real(0), held, width, step)
+                    for k in range(held):
+                        z[k] = real(math.exp(z[k] - largest))
+                for k in range(held):
+                    z[k] = scale * (z[k] * share - target[k])
+                write_row(z, gradient, begin + first, write_end, held, width, step)
+            first_row += cuda.gridDim.x * rows_of_block
+
+    return softmax_cross_entropy_kernel
 
 
-@cuda.jit(cache=True)
-def _softmax_cross_entropy(logits, targets, scale, losses, gradient):
-    real = logits.dtype.type
-    partial = cuda.shared.array((ROWS, LANES), logits.dtype)
-    target_partial = cuda.shared.array((ROWS, LANES), logits.dtype)
-    product_partial = cuda.shared.array((ROWS, LANES), logits.dtype)
-    lane, row_of_block = cuda.threadIdx.x, cuda.threadIdx.y
-    rows, columns = logits.shape
-    first_row = cuda.blockIdx.x * ROWS
-    while first_row < rows:
-        # Lanes past the last row have no columns to work on, but take part in every barrier.
-        row = first_row + row_of_block
-        end = columns if row < rows else 0
+@functools.cache
+def _sparse_softmax_cross_entropy_kernel(real, tile):
+    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
+    step, chunk, covered = tile.step, tile.chunk, tile.covered
 
-        largest = real(-math.inf)
-        for column in range(lane, end, LANES):
-            largest = larger(largest, logits[row, column])
-        partial[row_of_block, lane] = largest
-        cuda.syncthreads()
-        largest = largest_of_row(partial, row_of_block)
-        cuda.syncthreads()
+    @cuda.jit(cache=True)
+    def sparse_softmax_cross_entropy_kernel(logits, labels, rows, columns, scale, losses, gradient):
+        z = cuda.local.array(held, real)
+        lane_place = cuda.threadIdx.x * width
+        first_row = cuda.blockIdx.x * rows_of_block
+        while first_row < rows:
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
+            begin = row * columns + lane_place
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
+            true_place = row * columns + read(labels, row, np.int32)
 
-        # log softmax = (z - largest) - log(powers), with powers = sum(exp(z - largest))
-        powers, target_sum, product = real(0), real(0), real(0)
-        for column in range(lane, end, LANES):
-            distance = logits[row, column] - largest
-            target = targets[row, column]
-            powers += real(math.exp(distance))
-            target_sum += target
-            if target != real(0):  # a class that cannot be (logit -inf) costs nothing where nothing is expected of it
-                product += target * distance
-        partial[row_of_block, lane] = powers
-        target_partial[row_of_block, lane] = target_sum
-        product_partial[row_of_block, lane] = product
-        cuda.syncthreads()
-        powers = sum_of_row(partial, row_of_block)
-        target_sum = sum_of_row(target_partial, row_of_block)
-        product = sum_of_row(product_partial, row_of_block)
-        cuda.syncthreads()
+            largest = real(-math.inf)
+            for first in range(0, covered, chunk):
+                read_row(z, logits, begin + first, end, real(-math.inf), held, width, step)
+                for k in range(held):
+                    largest = larger(largest, z[k])
+            largest = largest_of_lanes(largest, lanes)
 
-        if lane == 0 and row < rows:
-            losses[row] = target_sum * real(math.log(powers)) - product
-        for column in range(lane, end, LANES):
-            softmax = real(math.exp(logits[row, column] - largest)) / powers
-            gradient[row, column] = scale * (softmax * target_sum - targets[row, column])
-        first_row += cuda.gridDim.x * ROWS
+            # log softmax = (z - largest) - log(powers), with powers = sum(exp(z - largest))
+            powers, true_distance = real(0), real(0)
+            for first in range(0, covered, chunk):
+                if covered > chunk:
+                    read_row(z, logits, begin + first, end, real(-math.inf), held, width, step)
+                for k in range(held):
+                    distance = z[k] - largest
+                    if begin + first + column_of(k, width, step) == true_place:
+                        true_distance = distance
+                    z[k] = real(math.exp(distance))
+                    powers += z[k]
+            powers = sum_of_lanes(powers, lanes)
+            true_distance = sum_of_lanes(true_distance, lanes)
 
+            if cuda.threadIdx.x == 0 and number < rows:
+                write(losses, row, real, real(math.log(powers)) - true_distance)
+            share = real(1) / powers
+            for first in range(0, covered, chunk):
+                if covered > chunk:
+                    read_row(z, logits, begin + first, end, real(-math.inf), held, width, step)
+                    for k in range(held):
+                        z[k] = real(math.exp(z[k] - largest))
+                for k in range(held):
+                    target = real(1) if begin + first + column_of(k, width, step) == true_place else real(0)
+                    z[k] = scale * (z[k] * share - target)
+                write_row(z, gradient, begin + first, write_end, held, width, step)
+            first_row += cuda.gridDim.x * rows_of_block
 
-@cuda.jit(cache=True)
-def _sparse_softmax_cross_entropy(logits, labels, scale, losses, gradient):
-    real = logits.dtype.type
-    partial = cuda.shared.array((ROWS, LANES), logits.dtype)
-    lane, row_of_block = cuda.threadIdx.x, cuda.threadIdx.y
-    rows, columns = logits.shape
-    first_row = cuda.blockIdx.x * ROWS
-    while first_row < rows:
-        row = first_row + row_of_block
-        end = columns if row < rows else 0
-
-        largest = real(-math.inf)
-        for column in range(lane, end, LANES):
-            largest = larger(largest, logits[row, column])
-        partial[row_of_block, lane] = largest
-        cuda.syncthreads()
-        largest = largest_of_row(partial, row_of_block)
-        cuda.syncthreads()
-
-        powers = real(0)
-        for column in range(lane, end, LANES):
-            powers += real(math.exp(logits[row, column] - largest))
-        partial[row_of_block, lane] = powers
-        cuda.syncthreads()
-        powers = sum_of_row(partial, row_of_block)
-        cuda.syncthreads()
-
-        if lane == 0 and row < rows:
-            losses[row] = real(math.log(powers)) - (logits[row, labels[row]] - largest)
-        for column in range(lane, end, LANES):
-            softmax = real(math.exp(logits[row, column] - largest)) / powers
-            target = real(1) if column == labels[row] else real(0)
-            gradient[row, column] = scale * (softmax - target)
-        first_row += cuda.gridDim.x * ROWS
+    return sparse_softmax_cross_entropy_kernel
 
 
 @inline
-def clip_probability(p, smallest):
-    """The probability, at least `smallest` and at most 1 - 1e-7; NaN stays NaN."""
-    smallest, largest = type(p)(smallest), type(p)(LARGEST_PROBABILITY)
+def clip_probability(p):
+    """The probability, at least 1e-7 and at most 1 - 1e-7; NaN stays NaN."""
+    smallest, largest = type(p)(SMALLEST_PROBABILITY), type(p)(LARGEST_PROBABILITY)
     if p < smallest:
         return smallest
     if p > largest:
@@ -169,79 +203,102 @@ def is_clipped(p):
     return p < type(p)(SMALLEST_PROBABILITY) or p > type(p)(LARGEST_PROBABILITY)
 
 
-@cuda.jit(cache=True)
-def _cross_entropy(probabilities, targets, scale, losses, gradient):
-    real = probabilities.dtype.type
-    partial = cuda.shared.array((ROWS, LANES), probabilities.dtype)
-    slope_partial = cuda.shared.array((ROWS, LANES), probabilities.dtype)
-    lane, row_of_block = cuda.threadIdx.x, cuda.threadIdx.y
-    rows, columns = probabilities.shape
-    first_row = cuda.blockIdx.x * ROWS
-    while first_row < rows:
-        row = first_row + row_of_block
-        end = columns if row < rows else 0
+@functools.cache
+def _cross_entropy_kernel(real, tile):
+    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
+    step, chunk, covered = tile.step, tile.chunk, tile.covered
 
-        total = real(0)
-        for column in range(lane, end, LANES):
-            total += probabilities[row, column]
-        partial[row_of_block, lane] = total
-        cuda.syncthreads()
-        total = sum_of_row(partial, row_of_block)
-        cuda.syncthreads()
+    @cuda.jit(cache=True)
+    def cross_entropy_kernel(probabilities, targets, rows, columns, scale, losses, gradient):
+        p = cuda.local.array(held, real)
+        target = cuda.local.array(held, real)
+        lane_place = cuda.threadIdx.x * width
+        first_row = cuda.blockIdx.x * rows_of_block
+        while first_row < rows:
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
+            begin = row * columns + lane_place
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
 
-        # q = p / total; dq = -t / q, or 0 where q is clipped; gradient = dq / total - sum(dq p) / total**2
-        loss, slope_sum = real(0), real(0)
-        for column in range(lane, end, LANES):
-            q = probabilities[row, column] / total
-            loss -= targets[row, column] * real(math.log(clip_probability(q, SMALLEST_PROBABILITY)))
-            if not is_clipped(q):
-                slope_sum -= targets[row, column] / q * q
-        partial[row_of_block, lane] = loss
-        slope_partial[row_of_block, lane] = slope_sum
-        cuda.syncthreads()
-        loss = sum_of_row(partial, row_of_block)
-        slope_sum = sum_of_row(slope_partial, row_of_block)
-        cuda.syncthreads()
+            total = real(0)
+            for first in range(0, covered, chunk):
+                read_row(p, probabilities, begin + first, end, real(0), held, width, step)
+                for k in range(held):
+                    total += p[k]
+            total = sum_of_lanes(total, lanes)
 
-        if lane == 0 and row < rows:
-            losses[row] = loss
-        for column in range(lane, end, LANES):
-            q = probabilities[row, column] / total
-            slope = real(0) if is_clipped(q) else -targets[row, column] / q
-            gradient[row, column] = scale * ((slope - slope_sum) / total)
-        first_row += cuda.gridDim.x * ROWS
+            # q = p / total; dq = -t / q, or 0 where q is clipped; gradient = dq / total - sum(dq p) / total**2
+            loss, slope_sum = real(0), real(0)
+            for first in range(0, covered, chunk):
+                if covered > chunk:
+                    read_row(p, probabilities, begin + first, end, real(0), held, width, step)
+                read_row(target, targets, begin + first, end, real(0), held, width, step)
+                for k in range(held):
+                    q = p[k] / total
+                    loss -= target[k] * real(math.log(clip_probability(q)))
+                    if not is_clipped(q):
+                        slope_sum -= target[k] / q * q
+            loss = sum_of_lanes(loss, lanes)
+            slope_sum = sum_of_lanes(slope_sum, lanes)
+
+            if cuda.threadIdx.x == 0 and number < rows:
+                write(losses, row, real, loss)
+            for first in range(0, covered, chunk):
+                if covered > chunk:
+                    read_row(p, probabilities, begin + first, end, real(0), held, width, step)
+                    read_row(target, targets, begin + first, end, real(0), held, width, step)
+                for k in range(held):
+                    q = p[k] / total
+                    slope = real(0) if is_clipped(q) else -target[k] / q
+                    p[k] = scale * ((slope - slope_sum) / total)
+                write_row(p, gradient, begin + first, write_end, held, width, step)
+            first_row += cuda.gridDim.x * rows_of_block
+
+    return cross_entropy_kernel
 
 
-@cuda.jit(cache=True)
-def _sparse_cross_entropy(probabilities, labels, scale, losses, gradient):
-    real = probabilities.dtype.type
-    partial = cuda.shared.array((ROWS, LANES), probabilities.dtype)
-    lane, row_of_block = cuda.threadIdx.x, cuda.threadIdx.y
-    rows, columns = probabilities.shape
-    first_row = cuda.blockIdx.x * ROWS
-    while first_row < rows:
-        row = first_row + row_of_block
-        end = columns if row < rows else 0
+@functools.cache
+def _sparse_cross_entropy_kernel(real, tile):
+    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
+    step, chunk, covered = tile.step, tile.chunk, tile.covered
 
-        total = real(0)
-        for column in range(lane, end, LANES):
-            total += probabilities[row, column]
-        partial[row_of_block, lane] = total
-        cuda.syncthreads()
-        total = sum_of_row(partial, row_of_block)
-        cuda.syncthreads()
+    @cuda.jit(cache=True)
+    def sparse_cross_entropy_kernel(probabilities, labels, rows, columns, scale, losses, gradient):
+        p = cuda.local.array(held, real)
+        lane_place = cuda.threadIdx.x * width
+        first_row = cuda.blockIdx.x * rows_of_block
+        while first_row < rows:
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
+            begin = row * columns + lane_place
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
+            true_place = row * columns + read(labels, row, np.int32)
 
-        if row < rows:
-            label = labels[row]
-            q = probabilities[row, label] / total
-            if lane == 0:
-                losses[row] = -real(math.log(clip_probability(q, SMALLEST_PROBABILITY)))
-            label_slope = real(0) if is_clipped(q) else real(-1) / q
-            slope_sum = label_slope * q
-            for column in range(lane, end, LANES):
-                slope = label_slope if column == label else real(0)
-                gradient[row, column] = scale * ((slope - slope_sum) / total)
-        first_row += cuda.gridDim.x * ROWS
+            total, true_probability = real(0), real(0)
+            for first in range(0, covered, chunk):
+                read_row(p, probabilities, begin + first, end, real(0), held, width, step)
+                for k in range(held):
+                    total += p[k]
+                    if begin + first + column_of(k, width, step) == true_place:
+                        true_probability = p[k]
+            total = sum_of_lanes(total, lanes)
+            q = sum_of_lanes(true_probability, lanes) / total
+
+            if cuda.threadIdx.x == 0 and number < rows:
+                write(losses, row, real, -real(math.log(clip_probability(q))))
+            # The gradient of `_cross_entropy_kernel`, which needs no probability but the true one's.
+            slope = real(0) if is_clipped(q) else real(-1) / q
+            slope_sum = slope * q
+            for first in range(0, covered, chunk):
+                for k in range(held):
+                    own = slope if begin + first + column_of(k, width, step) == true_place else real(0)
+                    p[k] = scale * ((own - slope_sum) / total)
+                write_row(p, gradient, begin + first, write_end, held, width, step)
+            first_row += cuda.gridDim.x * rows_of_block
+
+    return sparse_cross_entropy_kernel
 
 
 @inline
@@ -252,7 +309,7 @@ def element_loss(kind, p, t):
         return (p - t) * (p - t), type(p)(2) * (p - t)
     if kind == 1:  # BINARY_CROSS_ENTROPY: no slope where the clip is active
         # 1 - p is clipped on its own: in float32, what is left of 1 - (1 - 1e-7) is 19 % too large.
-        yes, no = clip_probability(p, SMALLEST_PROBABILITY), clip_probability(one - p, 1 - LARGEST_PROBABILITY)
+        yes, no = clip_probability(p), clip_probability(one - p)
         loss = -(t * type(p)(math.log(yes)) + (one - t) * type(p)(math.log(no)))
         slope = type(p)(0) if is_clipped(p) else (one - t) / no - t / yes
         return loss, slope
@@ -264,24 +321,37 @@ def element_loss(kind, p, t):
     return loss, sigmoid - t
 
 
-@cuda.jit(cache=True)
-def _mean_loss(kind, predictions, targets, scale, losses, gradient):
-    real = predictions.dtype.type
-    partial = cuda.shared.array((ROWS, LANES), predictions.dtype)
-    lane, row_of_block = cuda.threadIdx.x, cuda.threadIdx.y
-    rows, columns = predictions.shape
-    first_row = cuda.blockIdx.x * ROWS
-    while first_row < rows:
-        row = first_row + row_of_block
-        end = columns if row < rows else 0
-        total = real(0)
-        for column in range(lane, end, LANES):
-            loss, slope = element_loss(kind, predictions[row, column], targets[row, column])
-            total += loss
-            gradient[row, column] = scale * slope / real(columns)
-        partial[row_of_block, lane] = total
-        cuda.syncthreads()
-        if lane == 0 and row < rows:
-            losses[row] = sum_of_row(partial, row_of_block) / real(columns)
-        cuda.syncthreads()
-        first_row += cuda.gridDim.x * ROWS
+@functools.cache
+def _mean_loss_kernel(real, tile, kind):
+    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
+    step, chunk, covered = tile.step, tile.chunk, tile.covered
+
+    @cuda.jit(cache=True)
+    def mean_loss_kernel(predictions, targets, rows, columns, scale, losses, gradient):
+        p = cuda.local.array(held, real)
+        target = cuda.local.array(held, real)
+        lane_place = cuda.threadIdx.x * width
+        share = real(1) / real(columns)
+        first_row = cuda.blockIdx.x * rows_of_block
+        while first_row < rows:
+            number = first_row + cuda.threadIdx.y
+            row = number if number < rows else rows - 1
+            begin = row * columns + lane_place
+            end = (row + 1) * columns
+            write_end = end if number < rows else 0
+            total = real(0)
+            for first in range(0, covered, chunk):
+                read_row(p, predictions, begin + first, end, real(0), held, width, step)
+                read_row(target, targets, begin + first, end, real(0), held, width, step)
+                for k in range(held):
+                    loss, slope = element_loss(kind, p[k], target[k])
+                    if begin + first + column_of(k, width, step) < end:
+                        total += loss
+                    p[k] = scale * share * slope
+                write_row(p, gradient, begin + first, write_end, held, width, step)
+            total = sum_of_lanes(total, lanes)
+            if cuda.threadIdx.x == 0 and number < rows:
+                write(losses, row, real, total * share)
+            first_row += cuda.gridDim.x * rows_of_block
+
+    return mean_loss_kernel

@@ -8,8 +8,14 @@ The order of every sum follows from these numbers and the shapes, so that result
 import functools
 from typing import NamedTuple
 
+import numpy as np
+
 from ..geometry import LARGEST_INT32
+from . import toolkit
 from .toolkit import SIMULATED
+
+# Bytes that one access moves at most.
+WIDEST = 16
 
 
 class RegisterTile(NamedTuple):
@@ -56,18 +62,64 @@ class Split(NamedTuple):
 # A correlation's mask of cells.
 MASK_BITS = 32
 
+
+class RowTile(NamedTuple):
+    """How the rows of a matrix are shared among threads.
+
+    `lanes` neighbouring threads take a row, `rows` rows a block.  A lane holds `held` numbers of it in registers:
+    vectors of `width` neighbouring columns, `step` columns apart.  A row is taken in `chunks` parts.
+    """
+
+    lanes: int
+    rows: int
+    held: int
+    width: int
+    chunks: int
+
+    @property
+    def step(self):
+        """Columns that the vectors of all lanes make."""
+        return self.lanes * self.width
+
+    @property
+    def chunk(self):
+        """Columns that all lanes hold."""
+        return self.lanes * self.held
+
+    @property
+    def covered(self):
+        """Columns of all chunks: a row has at most so many."""
+        return self.chunks * self.chunk
+
+
+class ColumnTile(NamedTuple):
+    """How the columns of a matrix are shared among threads.
+
+    `lanes` neighbouring threads take `width` neighbouring columns each, `rows` rows of them at once.
+    """
+
+    lanes: int
+    rows: int
+    width: int
+
+    @property
+    def warps(self):
+        """Warps of a block."""
+        return self.lanes * self.rows // WARP
+
+
 if SIMULATED:
     SPLIT_TILE, MOST_SPLIT_BLOCKS, SPLIT_ENTRIES = 8, 4, 24
     REGISTER_TILES = (RegisterTile(16, 16, 8, 3, 4, 8, 4, 2, 1), RegisterTile(8, 8, 4, 2, 2, 4, 4, 2, 1))
     SCALAR_TILES = (RegisterTile(8, 8, 8, 2, 2, 4, 4, 2, 1),)
     THREE_PRODUCT_TILES = FRAGMENT_TILES = (RegisterTile(16, 32, 16, 2, 2, 8, 8, 4, 1),)
     ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 8, 3
-    ROW_LANES, ROWS_OF_BLOCK, MOST_ROW_BLOCKS = 4, 2, 4
-    COLUMNS_OF_BLOCK, COLUMN_LANES = 4, 4
-    SUM_THREADS, SUM_BLOCKS = 8, 3
     FILTER_TILES = (RegisterTile(16, 8, 4, 2, 4, 4, 2, 2, 1), RegisterTile(8, 8, 4, 2, 4, 4, 2, 2, 1))
     CHUNK_THREADS, SMALLEST_CHUNK = 16, 16
     FIRST_THREADS = 8
+    WARP, ROW_THREADS, MOST_ROW_BLOCKS, MOST_HELD = 4, 8, 4, 4
+    COLUMN_THREADS, COLUMNS_OF_BLOCK, COLUMN_BLOCKS, LEAST_COLUMN_ROWS = 8, 4, 4, 8
+    SUM_THREADS, SUM_BLOCKS, SUM_ROUNDS = 8, 3, 4
 else:
     # Sums are split if tiles of this size are fewer than so many, but not below so many entries.
     SPLIT_TILE, MOST_SPLIT_BLOCKS, SPLIT_ENTRIES = 64, 128, 128
@@ -86,14 +138,6 @@ else:
         RegisterTile(64, 128, 16, 3, 8, 16, 8, 4, 4),
         RegisterTile(64, 64, 16, 3, 8, 8, 8, 4, 4),
     )
-    # Elementwise kernels: one thread an element until the grid is full, then in strides of the grid.
-    ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 256, 16384
-    # Row by row kernels: a warp for each row, some rows to a block.
-    ROW_LANES, ROWS_OF_BLOCK, MOST_ROW_BLOCKS = 32, 4, 16384
-    # Column sums: neighbouring threads on neighbouring columns, several rows at once.
-    COLUMNS_OF_BLOCK, COLUMN_LANES = 32, 16
-    # Sums over everything: a fixed number of blocks, then one block over their sums.
-    SUM_THREADS, SUM_BLOCKS = 256, 256
     FILTER_TILES = (
         RegisterTile(128, 128, 16, 2, 8, 8, 8, 4, 1),
         RegisterTile(128, 64, 16, 2, 8, 8, 8, 4, 3),
@@ -105,6 +149,14 @@ else:
     CHUNK_THREADS, SMALLEST_CHUNK = 65536, 128
     # A network's first layer.
     FIRST_THREADS = 128
+    # Elementwise kernels: one thread a vector until the grid is full, then in strides of the grid.
+    ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 256, 16384
+    # Row by row kernels: up to a warp for each row, up to so many numbers of a row in the registers of a lane.
+    WARP, ROW_THREADS, MOST_ROW_BLOCKS, MOST_HELD = 32, 128, 16384, 16
+    # Column by column kernels: rows are split until the grid has about so many blocks, but not below so many rows.
+    COLUMN_THREADS, COLUMNS_OF_BLOCK, COLUMN_BLOCKS, LEAST_COLUMN_ROWS = 256, 32, 512, 256
+    # Sums over everything: one block for what it can add up in a few rounds, else several, then one over their sums.
+    SUM_THREADS, SUM_BLOCKS, SUM_ROUNDS = 256, 256, 16
 
 
 def register_tile(choices, pixels, filters, layers, channels, multiprocessors):
@@ -176,14 +228,76 @@ def element_grid(count):
     return (min(blocks_for(count, ELEMENT_THREADS), MOST_ELEMENT_BLOCKS),), (ELEMENT_THREADS,)
 
 
-def row_grid(rows):
-    """Grid and block ``(lanes, rows of a block)`` for a kernel over the rows of a matrix."""
-    return (min(blocks_for(rows, ROWS_OF_BLOCK), MOST_ROW_BLOCKS),), (ROW_LANES, ROWS_OF_BLOCK)
+def vector_width(real, *addresses):
+    """How many numbers a vector has: as many as 16 bytes hold if all arrays begin where vectors may, else one."""
+    return WIDEST // np.dtype(real).itemsize if all(map(toolkit.is_aligned, addresses)) else 1
 
 
-def column_grid(columns):
-    """Grid and block ``(columns of a block, lanes)`` for a kernel that sums the columns of a matrix."""
-    return (blocks_for(columns, COLUMNS_OF_BLOCK),), (COLUMNS_OF_BLOCK, COLUMN_LANES)
+def vector_grid(count, width):
+    """Grid and block for a kernel over `count` numbers, one thread a vector, in strides of the grid."""
+    blocks, threads = element_grid(count)
+    return (min(blocks_for(count, ELEMENT_THREADS * width), *blocks),), threads
+
+
+def row_width(real, columns, *addresses):
+    """`vector_width` of matrices: one if their rows begin where vectors may not."""
+    width = vector_width(real, *addresses)
+    return width if columns % width == 0 else 1
+
+
+def row_tile(real, columns, *addresses):
+    """As few lanes, and as few registers each, as hold a row; a longer row is taken in chunks."""
+    return _row_tile(columns, row_width(real, columns, *addresses))
+
+
+@functools.lru_cache(maxsize=1024)
+def _row_tile(columns, width):
+    lanes = min(_power_of_two(blocks_for(columns, width)), WARP)
+    held = min(_power_of_two(blocks_for(columns, lanes * width)) * width, MOST_HELD)
+    return RowTile(lanes, ROW_THREADS // lanes, held, width, blocks_for(columns, lanes * held))
+
+
+def row_grid(rows, tile):
+    """Grid and block ``(lanes, rows of the block)`` for a kernel over the rows of a matrix."""
+    return (min(blocks_for(rows, tile.rows), MOST_ROW_BLOCKS),), (tile.lanes, tile.rows)
+
+
+def warp_grid(count):
+    """Grid and block ``(lanes, warps)`` for a kernel that has one warp for each of so many sums."""
+    warps = ROW_THREADS // WARP
+    return (blocks_for(count, warps),), (WARP, warps)
+
+
+def column_tile(real, columns, *addresses):
+    """As few lanes as hold the columns, but not more than `COLUMNS_OF_BLOCK` columns."""
+    return _column_tile(columns, row_width(real, columns, *addresses))
+
+
+@functools.lru_cache(maxsize=1024)
+def _column_tile(columns, width):
+    lanes = min(_power_of_two(blocks_for(columns, width)), COLUMNS_OF_BLOCK // width)
+    return ColumnTile(lanes, COLUMN_THREADS // lanes, width)
+
+
+def column_grid(rows, columns, tile):
+    """Grid ``(column blocks, chunks of rows)``, block ``(lanes, rows of the block)``, and the rows of a chunk.
+
+    Fixed by the shapes alone, so that the order of every sum is.
+    """
+    column_blocks = blocks_for(columns, tile.lanes * tile.width)
+    wanted = min(blocks_for(COLUMN_BLOCKS, column_blocks), blocks_for(rows, LEAST_COLUMN_ROWS))
+    chunk = blocks_for(rows, wanted)
+    return (column_blocks, blocks_for(rows, chunk)), (tile.lanes, tile.rows), chunk
+
+
+def sum_blocks(count, width):
+    """How many blocks add up so many numbers: one for what it can do in a few rounds."""
+    return 1 if count <= SUM_ROUNDS * SUM_THREADS * width else SUM_BLOCKS
+
+
+def _power_of_two(count):
+    """The smallest power of two that is not below `count`."""
+    return 1 << max(int(count) - 1, 0).bit_length()
 
 
 def blocks_for(count, size):

@@ -102,6 +102,12 @@ def attempt(variant, specialised, generic):
     generic()
 
 
+def variant(name, geometry):
+    """What specialised kernels of a correlation compute, in words, for `attempt`."""
+    kernel = f"{geometry.kernel_height} x {geometry.kernel_width}"
+    return f"{name}, {kernel} filters, {geometry.channels} to {geometry.out_channels} channels"
+
+
 def _cannot_compile(error):
     return (
         isinstance(error, NumbaError)

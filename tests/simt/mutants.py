@@ -6,15 +6,17 @@ A net that is worth having notices each of them: the machine refuses the kernel,
 import ast
 import copy
 import functools
-import importlib
+import importlib.util
 import inspect
 import sys
-from types import ModuleType
 
-from gpuconv.kernels import TABLE
 from gpuconv.kernels import cuda as device
+from gpuconv.kernels.cuda.toolkit import cuda
 
 from .launch import Gpu
+
+# Modules of the device that copies of it share.
+SHARED = ("toolkit", "tiles", "memory")
 
 # The register that switches comparisons off, and what it holds for the first of them: no grid here is so large.
 SWITCH, FIRST = "%nctaid.z", 40_000
@@ -89,9 +91,13 @@ def conditions(module):
     ]
 
 
-def kernels_with_barriers(module):
-    """Names of the kernels that synchronise the threads of a block."""
-    return [kernel.name for kernel in _kernels(ast.parse(_source(module))) if "syncthreads" in ast.unparse(kernel)]
+def kernels_with_barriers(modules):
+    """Names of the kernels that synchronise the threads of a block, themselves or by a function that they share."""
+    functions = [function for module in modules for function in _kernels(ast.parse(_source(module)))]
+    shared = [function for function in functions if ast.unparse(function.decorator_list[0]) == "inline"]
+    words = {"syncthreads"} | {function.name for function in shared if "syncthreads" in ast.unparse(function)}
+    kernels = [function for function in functions if function not in shared]
+    return {kernel.name for kernel in kernels if any(word in ast.unparse(kernel) for word in words)}
 
 
 class WithoutCondition(Gpu):
@@ -103,21 +109,33 @@ class WithoutCondition(Gpu):
 
 @functools.cache
 def switchable(module):
-    """The CUDA device with the functions of a module made from a source in which each comparison can be switched off.
+    """A copy of the CUDA device, one module of which has a switch for each comparison that lets it always hold.
 
     So all mutants of a kernel are compiled at once.  The switch is a special register that no kernel reads.
     """
+    name = f"{device.__name__}_{module}"
+    copy_of_device = _module(name, device.__file__, device.__path__)
+    # What has state, and what tests replace, is one for all copies.
+    for shared in SHARED:
+        original = importlib.import_module(f"{device.__name__}.{shared}")
+        sys.modules[f"{name}.{shared}"] = original
+        setattr(copy_of_device, shared, original)
     tree = ast.parse(_source(module))
     numbers = {id(comparison): number for number, (_, comparison) in enumerate(_comparisons(tree))}
-    original = importlib.import_module(f"gpuconv.kernels.cuda.{module}")
-    names = vars(ModuleType(original.__name__))
-    names.update(__file__=original.__file__, __package__=original.__package__)
     source = ast.fix_missing_locations(_Switch(numbers).visit(tree))
-    exec(compile(source, original.__file__, "exec"), names)
-    mutated = ModuleType("mutated")
-    vars(mutated).update(vars(device))
-    vars(mutated).update((name, names[name]) for name in names.keys() & vars(device).keys() & TABLE.keys())
-    return mutated
+    mutated = _module(f"{name}.{module}", sys.modules[f"{device.__name__}.{module}"].__file__)
+    setattr(copy_of_device, module, mutated)
+    mutated.cuda = cuda  # for the switches
+    exec(compile(source, mutated.__file__, "exec"), vars(mutated))
+    exec(compile(inspect.getsource(device), device.__file__, "exec"), vars(copy_of_device))
+    return copy_of_device
+
+
+def _module(name, file, folders=None):
+    """A new module that can be imported, with nothing in it."""
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=folders)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    return sys.modules[name]
 
 
 def _source(module):

@@ -32,6 +32,7 @@ POOLINGS = [
     {"geometry": pooling_geometry((1, 5, 6, 3), 3, 1, "same")},
     {"geometry": pooling_geometry((1, 7, 5, 2), (2, 3), (3, 1), ((1, 0), (2, 1)))},
     {"geometry": pooling_geometry((2, 3, 4, 5), (2, 1), (1, 2))},
+    {"geometry": pooling_geometry((1, 3, 5, 8), 2)},
 ]
 POOLED_CORRELATIONS = [
     {"geometry": correlation_geometry((2, 5, 4, 3), (3, 2), 5, padding="same"), "activation": 1},
@@ -40,6 +41,7 @@ POOLED_CORRELATIONS = [
 PADDINGS = [
     {"shape": (2, 3, 4, 3), "padding": ((1, 2), (3, 0))},
     {"shape": (1, 2, 2, 1), "padding": ((0, 0), (0, 0))},
+    {"shape": (1, 2, 3, 4), "padding": ((0, 1), (2, 0))},
 ]
 DENSES = [
     {"shape": (9, 5, 10), "activation": 1},
@@ -54,8 +56,8 @@ RELUS = [
     {"shape": (2, 3, 2, 3), "negative_slope": 0.25, "max_value": 1.0, "threshold": 0.5},
 ]
 # Rows cross the rows of a block and the grid, columns the lanes of a row, and the other way round.
-MATRICES = [{"shape": (11, 3)}, {"shape": (3, 10)}, {"shape": (1, 1)}]
-COLUMNS = [{"shape": (21, 5)}, {"shape": (3, 9)}, {"shape": (1, 2)}]
+MATRICES = [{"shape": shape} for shape in ((11, 3), (3, 10), (1, 1), (3, 20))]
+COLUMNS = [{"shape": shape} for shape in ((21, 5), (3, 9), (1, 2), (17, 8))]
 SIZES = [{"size": 53}, {"size": 3}]
 CASES = {
     "correlate2d": CORRELATIONS,
@@ -102,7 +104,7 @@ CASES = {
         {"shape": (53,), "rate": 0.3, "seed": 2**63 + 5, "stream": 2, "step": 2**32 - 1},
         {"shape": (3, 5), "rate": 0.0, "seed": 0, "stream": 0, "step": 0},
     ],
-    "regularize": [{"size": 53, "regions": 4}, {"size": 9, "regions": 1}],
+    "regularize": [{"size": 203, "regions": 4}, {"size": 9, "regions": 1}],
     "sgd": [
         {"size": 53, "momentum": 0.0, "nesterov": False, "weight_decay": 0.01},
         {"size": 9, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0},
@@ -118,8 +120,9 @@ CASES = {
     "gather": [
         {"source_rows": 12, "features": 7, "start": 3, "rows": 8},
         {"source_rows": 5, "features": 1, "start": 0, "rows": 5, "kind": np.int32},
+        {"source_rows": 5, "features": 8, "start": 1, "rows": 3},
     ],
-    "sum_into": [{"size": 103, "place": 1}, {"size": 5, "place": 0}],
+    "sum_into": [{"size": 203, "place": 1}, {"size": 5, "place": 0}],
 }
 FLOAT64 = [
     "correlate2d",
