@@ -32,7 +32,7 @@ and neighbouring threads access neighbouring ones.  For 128 x 128 sums, 256 numb
 multiply-adds a byte.  Strips are stored pixel by pixel, and read 4 entries or filters at once: no bank conflicts.
 
 What bounds it.  Multiply-adds, where there are channels and filters enough: for 1024 of them a thread executes 64 reads
-of shared memory and about 75 other instructions.  In a network's first layer, reading dy and y.
+of shared memory and about 100 other instructions.  In a network's first layer, reading dy and y.
 
 The direct kernel, for float64 and for groups of few channels or filters, has a thread for each filter weight and chunk
 of pixels, which reads two or three numbers for each multiply-add; they come from the caches, which bounds it.
