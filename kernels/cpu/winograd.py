@@ -91,8 +91,8 @@ COSTS = {
     (4, 5): (1.1 * 64, 1900, 1100, 100),
 }
 
-# In the gradient by filters the products of a task add to all sums of a slot.  Where the second-level cache does not hold
-# these, the products take longer by this factor.
+# In the gradient by filters the products of a task add to all sums of a slot.  Where the second-level cache does not
+# hold so many, the products take longer by this factor.
 NEAR_SUMS, FAR_SUMS_FACTOR = 1 << 17, 1.4
 
 # With fewer channels or filters, the direct sum is left alone.
