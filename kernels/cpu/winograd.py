@@ -93,9 +93,9 @@ COSTS = {
     (4, 5): (1.1 * 64, 1900, 1100, 100),
 }
 
-# In the gradient by filters the products of a task add to all sums of a slot, which lie in the third-level cache: they
-# take longer by this factor.
-SUMS_FAR_AWAY = 1.75
+# In the gradient by filters the products of a task add to all sums of a slot.  Where the second-level cache does not
+# hold so many, the products take longer by this factor.
+NEAR_SUMS, FAR_SUMS_FACTOR = 1 << 17, 1.4
 
 # With fewer channels or filters, the direct sum is left alone.
 FEWEST_CHANNELS = 16
@@ -227,7 +227,8 @@ def cost(geometry, tile, gradient=None):
     tiles *= _tile_starts(target[2], tile, g.dilation_width).size
     of_product, of_source, of_target, of_filter = COSTS[tile, g.kernel_height]
     if gradient == "filters":
-        of_product *= SUMS_FAR_AWAY
+        if (tile + g.kernel_height - 1) ** 2 * g.channels * g.out_channels > NEAR_SUMS:
+            of_product *= FAR_SUMS_FACTOR
     if gradient in ("filters", "outputs"):
         of_target = of_source  # of dz, too, more numbers are made than there were
     if gradient != "filters":
