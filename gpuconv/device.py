@@ -158,7 +158,7 @@ def set_num_threads(count):
 
 
 def get_winograd():
-    """What `set_winograd` has set, or ``GPUCONV_WINOGRAD`` at the start: ``'auto'``, 0, 2 or 4.
+    """What `set_winograd` has set, or ``GPUCONV_WINOGRAD`` at the start: ``'auto'``, 0, 2, 4 or 6.
 
     Examples
     --------
@@ -170,16 +170,18 @@ def get_winograd():
 
 
 def set_winograd(choice):
-    """Choose how the CPU computes 3 x 3 correlations of many channels, from the next call or training epoch on.
+    """Choose how the CPU computes 3 x 3 and 5 x 5 correlations of many channels, from the next call or epoch on.
 
-    Winograd's tiles need fewer multiplications than the direct sum; their results in float32 are within 1e-5 of the
-    largest output, and a NaN or an infinity reaches all outputs of the tiles that see it.  Lavin and Gray, "Fast
-    algorithms for convolutional neural networks" (2016).
+    Winograd's tiles need fewer multiplications than the direct sum; their results in float32 are within 4e-5 of the
+    largest output (1e-5 with tiles of 2, and with those of 4 for 3 x 3 filters), and a NaN or an infinity reaches all
+    outputs of the tiles that see it.  There are tiles for correlations of stride 1 without groups, of any dilation.
+    Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016).
 
     Parameters
     ----------
-    choice : {'auto', 0, 2, 4}
+    choice : {'auto', 0, 2, 4, 6}
         The side of a tile's outputs; 0: the direct sum, always; ``'auto'``, the default: by an estimate of their costs.
+        5 x 5 filters have no tiles of 6 and are computed directly then.
 
     Raises
     ------

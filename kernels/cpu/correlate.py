@@ -24,8 +24,8 @@ All three are products of a matrix that only tables of offsets describe (`plan`)
 B is copied into panels first, of which the tile reads one from end to end.  A filter's gradient has few entries, each
 the sum over all pixels: the pixels are cut into *slots*, each with sums of its own, which are then added in order.
 
-Filters of 3 x 3 with many channels are computed with fewer multiplications (`winograd`) where that is estimated to be
-faster.
+Filters of 3 x 3 or 5 x 5 with many channels are computed with fewer multiplications (`winograd`) where that is
+estimated to be faster.
 """
 
 import numpy as np

@@ -32,7 +32,7 @@ from .epilogue import multiply_by_slope
 from .plan import Tables, phases_by_strides
 from .prepared import prepared
 from .product import lanes, pack_panel, product, product_lanewise
-from .simd import REGISTER_BYTES
+from .simd import REGISTER_BYTES, WIDE_ROWS
 from .threads import WORKERS, share
 from .workspace import LINE_BYTES, ones, workspace, zeros
 
@@ -78,9 +78,11 @@ def _phases_of(tables):
 
 
 def usable(geometry, dtype):
-    """Whether a gradient by input is computed here: channels narrower than a vector, filters enough for a sum."""
+    """Whether a gradient by input is computed here: few channels, enough filters to sum, and cells to fill a tile."""
     g = geometry
     if not g.channels // g.groups < lanes(dtype) <= g.out_channels // g.groups:
+        return False
+    if g.kernel_height * g.kernel_width * (g.channels // g.groups) < WIDE_ROWS:
         return False
     return _plan(g, dtype).cols_bytes <= MOST_COLS_BYTES
 

@@ -1,18 +1,16 @@
 """Winograd's transforms: the matrices of every family of tiles, and the vector code that multiplies by them.
 
-A *family* of tiles is a pair ``(m, r)``: the side of a tile's outputs and that of the filters.  `winograd` says what the
-transforms are for.  Both factors of a product of polynomials are taken at ``m + r - 1`` points, one of them infinity,
-so that families of the same sum share their points, and with them the transform of the inputs.
+A *family* of tiles is a pair ``(m, r)``: the side of a tile's outputs and that of the filters.  `winograd` says what
+the transforms are for.  Both factors of a product of polynomials are taken at ``m + r - 1`` points, one of them
+infinity, so that families of the same sum share their points, and with them the transform of the inputs.
 
 The points matter for the accuracy: 0, 1, -1, 2, -2, which are mostly used for six, cost two more binary digits than
 those below; the eight are the best of all such triples from 3/8 to 5/2 for filters of both sizes.  Barabasz and others,
 "Error analysis and improving the accuracy of Winograd convolution for deep neural networks" (2020).
 """
 
-import functools
 from fractions import Fraction
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -69,47 +67,27 @@ def matrices(points, taps):
 
 
 INPUTS, FILTERS, OUTPUTS = range(3)
-_MATRICES = {(outputs, taps): matrices(POINTS[outputs + taps - 1], taps) for outputs, taps in FAMILIES}
-
-# ------------------------------------------------------------------ which family, as a type
-
-
-@functools.cache
-def plan_type(names, family):
-    """The type of a plan's record: integers of these names, and one that says by its name which family they are of.
-
-    Numba compiles kernels once for each type, so that they hold the transforms of one family, and those that no
-    correlation asks for are never compiled.
-    """
-    return np.dtype([(name, np.int64) for name in (*names, _mark(family))])
-
-
-def _mark(family):
-    return "family_{}_{}".format(*family)
-
-
-def _matrix(plan, kind, turned):
-    (matrix,) = (found[kind] for family, found in _MATRICES.items() if _mark(family) in plan.fields)
-    return tuple(zip(*matrix, strict=True)) if turned else matrix
-
+_MATRICES = [matrices(POINTS[outputs + taps - 1], taps) for outputs, taps in FAMILIES]
 
 # ------------------------------------------------------------------ transforms, for as many channels as a vector holds
 
 
 def _transform(kind, turned=False):
-    """The intrinsic for ``Y = M X M^T``, where each entry of the square X is a vector; M is of the plan's family."""
+    """The intrinsic for ``Y = M X M^T``, where each entry of the square X is a vector."""
 
     @intrinsic
-    def transform(typing, plan, source, place, line, pixel, target, into, target_line, target_pixel):
-        """Entry (i, j) of X is at ``place + i line + j pixel`` of the source, that of Y likewise of the target."""
+    def transform(typing, family, source, place, line, pixel, target, into, target_line, target_pixel):
+        """Entry (i, j) of X is at ``place + i line + j pixel`` of the source, that of Y likewise of the target.
+
+        `family` is a number in `FAMILIES`, which says what M is.
+        """
 
         def code(context, builder, signature, arguments):
-            matrix = _matrix(plan, kind, turned)
-            _write_square(context, builder, signature, arguments, matrix, lambda vector: lambda result: result)
+            _write_squares(context, builder, signature, arguments, kind, turned, lambda vector: lambda result: result)
             return context.get_dummy_value()
 
         integer = types.intp
-        return types.void(plan, source, integer, integer, integer, target, integer, integer, integer), code
+        return types.void(integer, source, integer, integer, integer, target, integer, integer, integer), code
 
     return transform
 
@@ -122,7 +100,7 @@ transform_input_gradient = _transform(INPUTS, True)
 
 @intrinsic
 def transform_output(
-    typing, plan, source, place, line, pixel, target, into, target_line, target_pixel, bias, bias_place, floor
+    typing, family, source, place, line, pixel, target, into, target_line, target_pixel, bias, bias_place, floor
 ):  # fmt: skip
     """The same, with a vector of the bias added to each entry of Y; what is below the floor then becomes it."""
 
@@ -141,14 +119,33 @@ def transform_output(
 
             return finish
 
-        _write_square(context, builder, signature, arguments, _matrix(plan, OUTPUTS, False), finishing)
+        _write_squares(context, builder, signature, arguments, OUTPUTS, False, finishing)
         return context.get_dummy_value()
 
     integer = types.intp
     signature = types.void(
-        plan, source, integer, integer, integer, target, integer, integer, integer, bias, integer, source.dtype
+        integer, source, integer, integer, integer, target, integer, integer, integer, bias, integer, source.dtype
     )
     return signature, code
+
+
+def _write_squares(context, builder, signature, arguments, kind, turned, finishing):
+    """Emit a transform of every family, and the choice among them: a kernel is compiled once for all.
+
+    A kernel of one family takes almost as long to compile, since most of it is the same.
+    """
+    number, end = arguments[0], builder.append_basic_block("transformed")
+    choice = builder.switch(number, end)
+    for matrix in dict.fromkeys(found[kind] for found in _MATRICES):
+        block = builder.append_basic_block("transform")
+        for family, found in enumerate(_MATRICES):
+            if found[kind] == matrix:
+                choice.add_case(ir.Constant(number.type, family), block)
+        builder.position_at_end(block)
+        rows = tuple(zip(*matrix, strict=True)) if turned else matrix
+        _write_square(context, builder, signature, arguments, rows, finishing)
+        builder.branch(end)
+    builder.position_at_end(end)
 
 
 def _write_square(context, builder, signature, arguments, matrix, finishing):

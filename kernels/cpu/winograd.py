@@ -1,7 +1,8 @@
-"""3 x 3 correlations with fewer multiplications, by Winograd's minimal filtering.
+"""Correlations with fewer multiplications, by Winograd's minimal filtering: 3 x 3 and 5 x 5, of stride 1.
 
 A correlation is, per pair of channel and filter, a polynomial product in disguise; and polynomials may be multiplied by
-their values at a few points.  For a *tile* of m x m outputs, which see (m + 2) x (m + 2) inputs d, and filters g::
+their values at a few points.  For a *tile* of m x m outputs, which see n x n inputs d, and filters g of r x r taps,
+with ``n = m + r - 1``::
 
     y = A^T [ (G g G^T) * (B^T d B) ] A          * : position by position
 
@@ -13,32 +14,42 @@ tiles with all filters::
     | d d d d |  B^T d B  | V   | x U[position]    =     | M   |       A^T M A + bias        | y y |
     | d d d d |  ------>  |     |  [channel][filter]     |     |       ------------->        | y y |
     | d d d d |           +-----+                        +-----+                             +-----+
-    | d d d d |             16 of them                     16 of them
+    | d d d d |            n^2 of them                    n^2 of them
     +---------+
 
-For m = 2 these are 16 multiplications in place of 36, for m = 4 36 in place of 144.  The transforms only add and
-multiply by constants, some tens of operations for each channel of a tile: they pay where filters and channels are many.
-Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016).
+    family (m, r)    multiplications of a tile: here    of the direct sum    times fewer
+    (2, 3)                                        16                   36           2.25
+    (4, 3)                                        36                  144           4
+    (6, 3)                                        64                  324           5.06
+    (2, 5)                                        36                  100           2.78
+    (4, 5)                                        64                  400           6.25
 
-A task is a block of tiles small enough for V to stay in the second-level cache, of which all filters are computed, one
-panel after the other.  Tiles are numbered through all pictures, so that small pictures leave no ragged block.  Where
-the last tiles of a line or column reach beyond the target, what lies there is computed and not stored.
+The transforms (`transforms`) only add and multiply by constants, some tens of operations for each channel of a tile:
+they pay where filters and channels are many.  Lavin and Gray, "Fast algorithms for convolutional neural networks"
+(2016).
 
-The gradient by input is the same correlation of dz, with the filters turned round and padding 2 - pad.  The gradient by
-filters goes the way back, with tiles of dz; the sums over all tiles are products too, one for each position::
+A correlation of dilation d is d x d ordinary ones, interleaved: of the outputs 0, d, 2 d, ... of either axis, which see
+inputs d apart, then of those from 1 on, and so forth.  So the cells of a tile lie d apart, and all else is the same.
+
+A task is a block of tiles small enough for V to stay near, of which all filters are computed, one panel after the
+other; the multipliers are the bound where channels are many, the transforms' loads and stores where they are few.
+Tiles are numbered through all pictures, so that small pictures leave no ragged block.  Where the last tiles of a line
+or column reach beyond the target, what lies there is computed and not stored.
+
+The gradient by input is the same correlation of dz, with the filters turned round and padding ``(r - 1) d - pad``.  The
+gradient by filters goes the way back, with tiles of dz; the sums over all tiles are products too, one for each
+position::
 
     dM = A dz A^T        dU = V^T dM        dfilters = G^T dU G
 
 Accuracy: the transforms' sums cancel, the more the larger the tile.  `ERRORS` bounds how far results in float32 are off
 the exact ones, relative to the largest of them: an error is as large as the numbers of its tile, also where an output
-itself is small.  The points at which polynomials are taken matter: 0, 1, -1, 2, -2, which are mostly used for m = 4,
-cost two more binary digits than those below.  Barabasz and others, "Error analysis and improving the accuracy of
-Winograd convolution for deep neural networks" (2020).
+itself is small.
 
 Special values: a NaN or an infinity in the input may make any output of the tiles that see it NaN; in the direct sum,
 only the outputs which see it themselves.  In a filter, either reaches the same outputs in both, but may arrive as NaN.
 
-``GPUCONV_WINOGRAD``, or `set_winograd`, says which tiles are used: ``auto``, 0 for none, 2 or 4.
+``GPUCONV_WINOGRAD``, or `set_winograd`, says which tiles are used: ``auto``, 0 for none, or m: 2, 4 or 6.
 """
 
 import functools
@@ -57,7 +68,6 @@ from .simd import REGISTER_BYTES, WIDE_ROWS, copy_vector
 from .threads import WORKERS, share
 from .transforms import (
     FAMILIES,
-    plan_type,
     transform_filter,
     transform_filter_gradient,
     transform_gradient,
@@ -68,20 +78,24 @@ from .workspace import NO_WINNERS, workspace, zeros
 
 # ------------------------------------------------------------------ which tile
 
-# Bounds of the error in float32, relative to the largest output, for both sizes of tiles.  With 32 to 512 channels and
-# normally distributed numbers it is 1.0e-6 and 3.7e-6 at most; that of the direct sum, 2.7e-6.
-ERRORS = {(2, 3): 2e-6, (4, 3): 1e-5, (2, 5): 1e-5, (6, 3): 3e-5, (4, 5): 3e-5}
+# Bounds of the error in float32, relative to the largest output, by family.  With 32 to 128 channels and normally
+# distributed numbers it is at most 5.0e-7, 2.4e-6, 1.2e-5, 2.3e-6 and 9.3e-6; that of the direct sum, 2.3e-6.
+ERRORS = {(2, 3): 2e-6, (4, 3): 1e-5, (6, 3): 4e-5, (2, 5): 1e-5, (4, 5): 4e-5}
 
-# What the parts of a tile cost, in multiply-adds of the direct sum, as measured: for each channel and filter, the
-# product, whose sums are shorter; for each channel of the source and of the target, the transforms; and, once for all
-# tiles, the transform of the filters.
+# What the parts of a tile cost, by family, in multiply-adds of the direct sum, as measured: for each channel and
+# filter, the product, whose sums are shorter; for each channel of the source and of the target, the transforms; and,
+# once for all tiles, the transform of the filters.
 COSTS = {
     (2, 3): (1.1 * 16, 180, 120, 20),
     (4, 3): (1.1 * 36, 700, 560, 50),
     (2, 5): (1.1 * 36, 700, 560, 50),
-    (6, 3): (1.1 * 64, 1400, 1100, 100),
-    (4, 5): (1.1 * 64, 1400, 1100, 100),
+    (6, 3): (1.1 * 64, 1900, 1100, 100),
+    (4, 5): (1.1 * 64, 1900, 1100, 100),
 }
+
+# In the gradient by filters the products of a task add to all sums of a slot, which lie in the third-level cache: they
+# take longer by this factor.
+SUMS_FAR_AWAY = 1.75
 
 # With fewer channels or filters, the direct sum is left alone.
 FEWEST_CHANNELS = 16
@@ -95,18 +109,19 @@ TILES = tuple(sorted({tile for tile, _ in FAMILIES}))
 
 
 def set_winograd(choice):
-    """Choose the tiles of 3 x 3 correlations.
+    """Choose the tiles of 3 x 3 and 5 x 5 correlations.
 
     Parameters
     ----------
-    choice : {'auto', 0, 2, 4}
+    choice : {'auto', 0, 2, 4, 6}
         The side of a tile's outputs; 0: the direct sum; ``'auto'``: by an estimate of their costs.  Numbers may also be
-        given as strings.  Correlations that are not `usable` take the direct sum at any rate.
+        given as strings.  Correlations that are not `usable` take the direct sum at any rate, and so do those whose
+        filters have no tile of that side, which are those of 5 x 5 for 6.
     """
     global _choice
     choices = {str(known): known for known in ("auto", 0, *TILES)}
     if str(choice) not in choices:
-        raise ValueError(f"winograd: expected 'auto', 0, 2 or 4, received {choice!r}")
+        raise ValueError(f"winograd: expected 'auto', 0, 2, 4 or 6, received {choice!r}")
     _choice = choices[str(choice)]
 
 
@@ -211,6 +226,8 @@ def cost(geometry, tile, gradient=None):
     tiles = g.batch * _tile_starts(target[1], tile, g.dilation_height).size
     tiles *= _tile_starts(target[2], tile, g.dilation_width).size
     of_product, of_source, of_target, of_filter = COSTS[tile, g.kernel_height]
+    if gradient == "filters":
+        of_product *= SUMS_FAR_AWAY
     if gradient in ("filters", "outputs"):
         of_target = of_source  # of dz, too, more numbers are made than there were
     if gradient != "filters":
@@ -233,28 +250,28 @@ BLOCK_BYTES = 256 * 1024
 # Bytes of V and dM of a task of the gradient by filters, and fewest tiles: it reads and writes all sums of a slot.
 GRADIENT_BLOCK_BYTES, GRADIENT_TILES = 384 * 1024, 48
 
-# Slots of the gradient by filters: at most so many, with so many tiles each, and of so many bytes together; where there
-# is no room for so few, the direct sum is left alone.
+# Slots of the gradient by filters: at most so many, with so many tiles each (two are worth having also with fewer), and
+# of so many bytes together; where there is no room for so few, the direct sum is left alone.
 MOST_SLOTS, SLOT_TILES, SLOTS_BYTES, FEWEST_SLOTS = 16, 192, 1 << 26, 4
 
-# Panels of filters whose M is made at a time, one position after the other, for which V is then read once.
-PANELS = 1
+# Fewest tiles of a task; twice as many it may have whatever their size, since all of U is read for each task, from
+# farther away, for about as long as TILES_OF_FILTERS tiles take.
+FEWEST_TILES, TILES_OF_FILTERS = 4 * WIDE_ROWS, 4
 
-# Blocks that there should be at least, for several threads to have their share, and fewest tiles of a block; where
-# there are blocks enough, twice as many, even beyond that size: U is read from farther away, once for each block.
-FEWEST_BLOCKS, FEWEST_TILES = 16, 4 * WIDE_ROWS
-
-NAMES = tuple(
-    (
-        "tile taps points positions square "  # m, r, m + r - 1 and its square; side of a tile's cells
-        "height width channels first_line first_column "  # of the source, and where its cells for target 0, 0 start
-        "dilation_height dilation_width "
-        "pool_height pool_width unpool_height unpool_width "  # windows of max pooling on target and source; 0: none
-        "target_height target_width targets tile_lines tile_columns tiles "
-        "block tasks panels group packed_step packed_size "  # tiles of a task, panels whose M is made at a time
-        "input_step product_step "  # from one position of V, or of M, to the next
-        "products cells scratch_of_worker slot_size"  # where a worker keeps M, after V, and what it gathers
-    ).split()
+PLAN = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "family tile taps points positions square "  # m, r, m + r - 1 and its square; side of a tile's cells
+            "height width channels first_line first_column "  # of the source, and where its cells for target 0, 0 start
+            "dilation_height dilation_width "
+            "pool_height pool_width unpool_height unpool_width "  # windows of max pooling on target and source; 0: none
+            "target_height target_width targets tile_lines tile_columns tiles "
+            "block tasks panels packed_size "  # tiles of a task
+            "packed_step input_step product_step "  # from one position of U, V, or M, to the next
+            "products cells scratch_of_worker slot_size"  # where a worker keeps M, after V, and what it gathers
+        ).split()
+    ]
 )
 
 
@@ -262,6 +279,13 @@ def _tile_starts(extent, tile, dilation):
     """First target cells of the tiles along one axis: those of cells 0, d, 2 d, ..., then those of 1, d + 1, ..."""
     phases = [np.arange(phase, extent, tile * dilation, np.int64) for phase in range(min(dilation, extent))]
     return np.concatenate(phases)
+
+
+def _block(tiles, bytes_of_tile):
+    """Tiles of a task: as many as the cache holds, or somewhat fewer if no thread then waits for the others' last."""
+    most = max(BLOCK_BYTES // bytes_of_tile, 2 * FEWEST_TILES)
+    blocks = range(FEWEST_TILES, most + 1, WIDE_ROWS)
+    return min(blocks, key=lambda block: -(-tiles // (block * WORKERS)) * (block + TILES_OF_FILTERS))
 
 
 @functools.lru_cache(maxsize=256)
@@ -273,8 +297,9 @@ def _plan(geometry, dtype, tile, backward, window=NO_WINDOW):
     reach_height, reach_width = (taps - 1) * g.dilation_height, (taps - 1) * g.dilation_width
     lines = _tile_starts(target[1], tile, g.dilation_height)
     columns = _tile_starts(target[2], tile, g.dilation_width)
-    plan = np.zeros(1, plan_type(NAMES, (tile, taps)))
+    plan = np.zeros(1, PLAN)
     n = plan[0]
+    n["family"] = FAMILIES.index((tile, taps))
     n["tile"], n["taps"], n["points"], n["positions"] = tile, taps, tile + taps - 1, (tile + taps - 1) ** 2
     n["square"] = n["points"]
     _, n["height"], n["width"], n["channels"] = source
@@ -287,20 +312,16 @@ def _plan(geometry, dtype, tile, backward, window=NO_WINDOW):
     n["tile_lines"], n["tile_columns"] = lines.size, columns.size
     n["tiles"] = g.batch * lines.size * columns.size
     panel = 2 * lanes(dtype)
-    bytes_of_tile = n["positions"] * (n["channels"] + panel) * dtype.itemsize
-    most = max(BLOCK_BYTES // bytes_of_tile, 2 * FEWEST_TILES)
-    tasks = max(-(-n["tiles"] // most), min(FEWEST_BLOCKS, -(-n["tiles"] // FEWEST_TILES)))
-    n["block"] = -(-n["tiles"] // (tasks * WIDE_ROWS)) * WIDE_ROWS
+    n["block"] = _block(int(n["tiles"]), int(n["positions"] * (n["channels"] + panel)) * dtype.itemsize)
     n["tasks"] = -(-n["tiles"] // n["block"])
     n["panels"] = panels(n["targets"], dtype)
-    n["group"] = min(PANELS, n["panels"])
     # A line of the cache more, lest all positions of a tile fall into one set of the cache.
     n["packed_step"] = n["channels"] * panel + panel
     n["packed_size"] = n["panels"] * n["positions"] * n["packed_step"]
     n["input_step"] = n["block"] * n["channels"] + panel
     n["product_step"] = n["block"] * panel + panel
     n["products"] = n["positions"] * n["input_step"]
-    n["cells"] = n["products"] + n["group"] * n["positions"] * n["product_step"]
+    n["cells"] = n["products"] + n["positions"] * n["product_step"]
     n["scratch_of_worker"] = n["cells"] + max(n["positions"] * n["channels"], tile * tile * panel) + panel
     block, channels = int(n["block"]), int(n["channels"])
     scratch_size = int(n["packed_size"] + WORKERS * max(n["scratch_of_worker"], taps**2 * n["packed_step"]))
@@ -318,24 +339,25 @@ def _gradient_plan(geometry, dtype, tile, window):
     positions, tiles = int(plan["positions"][0]), int(plan["tiles"][0])
     bytes_of_tile = positions * (g.channels + g.out_channels) * dtype.itemsize
     block = max(GRADIENT_BLOCK_BYTES // bytes_of_tile, GRADIENT_TILES)
-    tasks = -(-tiles // block)
-    block = -(-tiles // tasks)
+    slot_size = positions * int(plan["panels"][0]) * g.channels * panel + 2 * g.out_channels
+    slots = max(tiles // SLOT_TILES, min(tiles // GRADIENT_TILES, 2))
+    slots = max(1, min(slots, MOST_SLOTS, SLOTS_BYTES // (slot_size * dtype.itemsize)))
+    slots = 1 << (slots.bit_length() - 1)  # a power of two, of which as many threads have equal shares
+    block = -(-tiles // (-(-tiles // (block * slots)) * slots))
     x, dz = plan
     dz["square"], dz["first_line"], dz["first_column"] = tile, 0, 0
     _, dz["height"], dz["width"], dz["channels"] = g.output_shape
     dz["unpool_height"], dz["unpool_width"] = window
     for n in plan:
-        n["block"], n["tasks"] = block, tasks
-        n["input_step"] = block * n["channels"] + panel
-        n["slot_size"] = positions * n["panels"] * g.channels * panel + 2 * g.out_channels
+        n["block"], n["tasks"], n["slot_size"] = block, -(-tiles // block), slot_size
+    x["input_step"] = block * g.channels + panel
+    dz["input_step"] = block * dz["panels"] * panel + panel
     x["products"] = positions * x["input_step"]
     x["cells"] = x["products"] + positions * dz["input_step"]
     gathered = max(positions * g.channels, tile**2 * g.out_channels)
     x["scratch_of_worker"] = x["cells"] + max(gathered, positions * panel) + panel
-    slots = max(1, min(MOST_SLOTS, tiles // SLOT_TILES, SLOTS_BYTES // (int(x["slot_size"]) * dtype.itemsize), tasks))
-    slots = 1 << (slots.bit_length() - 1)  # a power of two, of which as many threads have equal shares
-    scratch_size = int(slots * x["slot_size"] + WORKERS * x["scratch_of_worker"])
-    products = steps(g.channels, 1), steps(block, g.channels), steps(block, g.out_channels), steps(g.channels, panel)
+    scratch_size = int(slots * slot_size + WORKERS * x["scratch_of_worker"])
+    products = steps(g.channels, 1), steps(block, g.channels), steps(block, panel), steps(g.channels, panel)
     return plan, (*products, *tables[4:]), slots, scratch_size
 
 
@@ -417,7 +439,7 @@ def _transform_filters(first, last, worker, filters, turned, packed, numbers, sc
         into = panel * plan.positions * step
         for cell in range(0, channels * row, lanes):
             transform_filter(
-                plan, scratch, own + cell, taps * step, step, packed, into + cell, plan.points * step, step
+                plan.family, scratch, own + cell, taps * step, step, packed, into + cell, plan.points * step, step
             )  # fmt: skip
 
 
@@ -439,29 +461,23 @@ def _correlate_blocks(
         _transform_inputs(
             source, values, winner, slope, slope_alpha, tile, count, tables, scratch, own, own + plan.cells, None, plan
         )  # fmt: skip
-        for first_panel in range(0, plan.panels, plan.group):
-            some = range(first_panel, min(first_panel + plan.group, plan.panels))
+        for panel in range(plan.panels):
+            start = panel_start(panel, plan.targets, lanes)
+            width = min(2 * lanes, plan.targets - start)
             for position in range(plan.positions):
-                for panel in some:
-                    width = min(2 * lanes, plan.targets - panel_start(panel, plan.targets, lanes))
-                    place = (panel - first_panel) * plan.positions + position
-                    product(
-                        scratch, own + position * plan.input_step, rows[:count], columns,
-                        packed, (panel * plan.positions + position) * plan.packed_step, b_rows, np.intp(0),
-                        none, lowest, scratch, own + plan.products + place * plan.product_step, c_rows[:count],
-                        np.intp(0), width, bool(0),
-                    )  # fmt: skip
-            for panel in some:
-                products = own + plan.products + (panel - first_panel) * plan.positions * plan.product_step
-                if plan.pool_height:
-                    _pool_outputs(
-                        bias, floor, activation, alpha, target, winner, tile, count, panel, tables,
-                        scratch, products, own + plan.cells, plan,
-                    )  # fmt: skip
-                else:
-                    _transform_outputs(
-                        bias, floor, target, tile, count, panel, tables, scratch, products, own + plan.cells, plan
-                    )  # fmt: skip
+                product(
+                    scratch, own + position * plan.input_step, rows[:count], columns,
+                    packed, (panel * plan.positions + position) * plan.packed_step, b_rows, np.intp(0),
+                    none, lowest, scratch, own + plan.products + position * plan.product_step, c_rows[:count],
+                    np.intp(0), width, bool(0),
+                )  # fmt: skip
+            if plan.pool_height:
+                _pool_outputs(
+                    bias, floor, activation, alpha, target, winner, tile, count, start, width,
+                    tables, scratch, own, plan,
+                )  # fmt: skip
+            else:
+                _transform_outputs(bias, floor, target, tile, count, start, width, tables, scratch, own, plan)
         if activation > RELU and not plan.pool_height:
             _finish_outputs(target, tile, count, activation, alpha, tables, plan)
 
@@ -520,26 +536,32 @@ def _transform_inputs(source, values, winner, slope, alpha, tile, count, tables,
                     cell = cells[place + i * line + j * pixel :][:channels]
                     for channel in range(channels):
                         sums[channel] += cell[channel]
-        for lane in range(0, channels, lanes):
-            channel = min(lane, channels - lanes)
-            if sums is None:
+        if sums is None:
+            for lane in range(0, channels, lanes):
+                channel = min(lane, channels - lanes)
                 transform_input(
-                    plan, cells, place + channel, line, pixel, scratch, into + channel, plan.points * step, step
+                    plan.family, cells, place + channel, line, pixel, scratch, into + channel, plan.points * step, step
                 )
-            else:
-                transform_gradient(
-                    plan, cells, place + channel, line, pixel, scratch, into + channel, plan.points * step, step
-                )
-        into += channels
+            into += channels
+        else:
+            for panel in range(plan.panels):
+                channel = panel_start(panel, channels, lanes)
+                row = into + panel * plan.block * 2 * lanes
+                for lane in range(0, min(2 * lanes, channels - channel), lanes):
+                    shift = min(lane, channels - channel - lanes)
+                    transform_gradient(
+                        plan.family, cells, place + channel + shift, line, pixel,
+                        scratch, row + shift, plan.points * step, step,
+                    )  # fmt: skip
+            into += 2 * lanes
 
 
 @njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _transform_outputs(bias, floor, target, tile, count, panel, tables, scratch, products, cells, plan):
-    """Outputs of some tiles, of one panel of filters; of a tile that reaches beyond the target, those inside."""
+def _transform_outputs(bias, floor, target, tile, count, start, width, tables, scratch, own, plan):
+    """Outputs of some tiles, of `width` filters from `start` on, as far as they lie inside the target."""
     lanes = REGISTER_BYTES // target.itemsize
     m, targets, step = plan.tile, plan.targets, plan.product_step
-    start = panel_start(panel, targets, lanes)
-    width = min(2 * lanes, targets - start)
+    products = own + plan.products
     target_line, target_pixel = plan.dilation_height * plan.target_width * targets, plan.dilation_width * targets
     for number in range(tile, tile + count):
         picture, first_line, first_column = _place_of(number, tables, plan)
@@ -550,11 +572,11 @@ def _transform_outputs(bias, floor, target, tile, count, panel, tables, scratch,
         if whole:
             outputs, into, line, pixel = target, place, target_line, target_pixel
         else:
-            outputs, into, line, pixel = scratch, cells, m * 2 * lanes, 2 * lanes
+            outputs, into, line, pixel = scratch, own + plan.cells, m * 2 * lanes, 2 * lanes
         for lane in range(0, width, lanes):
             shift = min(lane, width - lanes)
             transform_output(
-                plan, scratch, products + shift, plan.points * step, step,
+                plan.family, scratch, products + shift, plan.points * step, step,
                 outputs, into + shift, line, pixel, bias, start + shift, floor,
             )  # fmt: skip
             if not whole:
@@ -569,21 +591,20 @@ def _transform_outputs(bias, floor, target, tile, count, panel, tables, scratch,
 
 @njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _pool_outputs(
-    bias, floor, activation, alpha, target, winner, tile, count, panel, tables, scratch, products, cells, plan
+    bias, floor, activation, alpha, target, winner, tile, count, start, width, tables, scratch, own, plan
 ):  # fmt: skip
     """The same with max pooling after it: a tile's outputs stay in the first-level cache."""
     lanes = REGISTER_BYTES // target.itemsize
     m, step, pixel = plan.tile, plan.product_step, 2 * lanes
     line = m * pixel
-    start = panel_start(panel, plan.targets, lanes)
-    width = min(2 * lanes, plan.targets - start)
+    products, cells = own + plan.products, own + plan.cells
     window = plan.pool_height, plan.pool_width
     pooled_height, pooled_width = plan.target_height // window[0], plan.target_width // window[1]
     for number in range(tile, tile + count):
         for lane in range(0, width, lanes):
             shift = min(lane, width - lanes)
             transform_output(
-                plan, scratch, products + shift, plan.points * step, step,
+                plan.family, scratch, products + shift, plan.points * step, step,
                 scratch, cells + shift, line, pixel, bias, start + shift, floor,
             )  # fmt: skip
         if activation > RELU:
@@ -664,7 +685,7 @@ def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, n
             for position in range(plan.positions):
                 product(
                     scratch, own + position * plan.input_step, rows, columns[:count],
-                    scratch, dz + position * numbers[1].input_step, b_rows[:count], np.intp(0),
+                    scratch, dz + position * numbers[1].input_step, b_rows[:count], plan.block * 2 * lanes,
                     none, lowest, sums, c + position * plan.panels * panel, c_rows, panel, plan.targets, started,
                 )  # fmt: skip
             started = True
@@ -699,6 +720,6 @@ def _add_up(first, last, worker, sums, dfilters, dbias, numbers, slots, scratch)
             for lane in range(0, count, lanes):
                 shift = min(lane, count - lanes)
                 transform_filter_gradient(
-                    plan, scratch, own + shift, plan.points * width, width,
+                    plan.family, scratch, own + shift, plan.points * width, width,
                     dfilters, row * plan.targets + start + shift, plan.taps * step, step,
                 )  # fmt: skip

@@ -24,23 +24,26 @@ from .prepared import prepared
 from .product import lanes, pack_panel, panel_start, panels, product, steps
 from .simd import REGISTER_BYTES, WIDE_ROWS, add_vector
 from .threads import WORKERS, share
-from .transforms import plan_type, transform_filter, transform_gradient, transform_input_gradient
+from .transforms import FAMILIES, transform_filter, transform_gradient, transform_input_gradient
 from .workspace import workspace, zeros
 
 # Bytes of a task's transformed tiles and their products, and tasks that there should be, for several threads.  Tasks
 # are as large as that allows, since each reads all of U, which may be larger than the second-level cache.
 BLOCK_BYTES, FEWEST_TASKS = 512 * 1024, 4
 
-NAMES = tuple(
-    (
-        "tile taps points positions "  # m, r, m + r - 1 and its square
-        "batch height width channels "  # of dz
-        "target_height target_width targets pad_top pad_left "  # of dx
-        "tile_lines tile_columns unpool_height unpool_width "  # tiles of a picture; windows of max pooling, 0: none
-        "pictures tasks panels packed_step packed_size "  # pictures of a task
-        "input_step product_step "  # from one position to the next, before and after the products
-        "products cells scratch_of_worker"  # where a worker keeps what, behind its transformed tiles
-    ).split()
+PLAN = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "family tile taps points positions "  # m, r, m + r - 1 and its square
+            "batch height width channels "  # of dz
+            "target_height target_width targets pad_top pad_left "  # of dx
+            "tile_lines tile_columns unpool_height unpool_width "  # tiles of a picture; windows of max pooling, 0: none
+            "pictures tasks panels packed_step packed_size "  # pictures of a task
+            "input_step product_step "  # from one position to the next, before and after the products
+            "products cells scratch_of_worker"  # where a worker keeps what, behind its transformed tiles
+        ).split()
+    ]
 )
 
 
@@ -58,8 +61,9 @@ def _plan(geometry, dtype, tile, window):
     """The numbers of one gradient, the tables of its products, and how much scratch memory it takes."""
     g = geometry
     taps, panel = g.kernel_height, 2 * lanes(dtype)
-    plan = np.zeros(1, plan_type(NAMES, (tile, taps)))
+    plan = np.zeros(1, PLAN)
     n = plan[0]
+    n["family"] = FAMILIES.index((tile, taps))
     n["tile"], n["taps"], n["points"], n["positions"] = tile, taps, tile + taps - 1, (tile + taps - 1) ** 2
     n["batch"], n["height"], n["width"], n["channels"] = g.output_shape
     _, n["target_height"], n["target_width"], n["targets"] = g.input_shape
@@ -131,7 +135,7 @@ def _transform_filters(first, last, worker, filters, packed, numbers, scratch):
         into = panel * plan.positions * step
         for cell in range(0, channels * 2 * lanes, lanes):
             transform_filter(
-                plan, scratch, own + cell, taps * step, step, packed, into + cell, plan.points * step, step
+                plan.family, scratch, own + cell, taps * step, step, packed, into + cell, plan.points * step, step
             )  # fmt: skip
 
 
@@ -194,7 +198,7 @@ def _transform_tile(dy, y, winner, activation, alpha, picture, number, scratch, 
     for lane in range(0, channels, lanes):
         channel = min(lane, channels - lanes)
         transform_gradient(
-            plan, scratch, gathered + channel, m * channels, channels,
+            plan.family, scratch, gathered + channel, m * channels, channels,
             scratch, own + number * channels + channel, plan.points * step, step,
         )  # fmt: skip
 
@@ -213,7 +217,7 @@ def _add_tile(dx, picture, number, start, width, shared, scratch, own, plan):
     for lane in range(0, width, lanes):
         shift = min(lane, width - lanes)
         place = own + plan.products + number * 2 * lanes + shift
-        transform_input_gradient(plan, scratch, place, points * step, step, scratch, cells + shift, line, pixel)
+        transform_input_gradient(plan.family, scratch, place, points * step, step, scratch, cells + shift, line, pixel)
     for i in range(top, bottom):
         for j in range(left, right):
             place = ((picture * plan.target_height + first_line + i) * plan.target_width + first_column + j) * targets
