@@ -114,10 +114,12 @@ def test_layers_of_a_pair_work_by_themselves():
         state = layer.plan(len(X), model._allocator(f"alone {number}", len(X)), True, True)
         y = layer.forward(y, state, False)
         assert y.shape[1:] == layer.output_shape
-    first = model.layers[0]
-    z = reference.correlate2d(X, *model.get_weights()[:2], first.geometry.for_batch(len(X)), reference.RELU, 0.0)
-    expected, _ = reference.max_pool2d(z, model.layers[1].geometry.for_batch(len(X)))
-    assert_close(y, expected, np.float64, 28)
+    geometry, pool = (layer.geometry.for_batch(len(X)) for layer in model.layers[:2])
+    weights = model.get_weights()[:2]
+    z = reference.correlate2d(X, *weights, geometry, reference.RELU, 0.0)
+    sizes = reference.correlate2d(*map(np.abs, (X, *weights)), geometry, reference.LINEAR, 0.0)
+    expected, scale = (reference.max_pool2d(cells, pool)[0] for cells in (z, sizes))
+    assert_close(y, expected, np.float64, 28, scale)
 
 
 def test_the_unpooled_activation_is_not_stored():
