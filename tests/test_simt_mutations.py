@@ -61,6 +61,7 @@ EQUIVALENT = {
     ("correlation_product", "tiles_left > ahead"): FASTER,
     ("correlation_product", "tiles_left > 1"): FASTER,
     ("cells_inside", "first_row + a < p.kernel_height"): "patches past the last row meet filters of zero",
+    ("seen_from", "moved >= 0"): "to an unsigned division a negative number is a large one",
     ("_prepare", "activation != LINEAR"): "the slope of a linear layer is 1",
     ("correlate2d_gradient_filters_kernel", "k < depth"): ALWAYS_TRUE,
     ("correlate2d_gradient_filters_kernel", "entry == entries"): "rows past the constant one are not stored",

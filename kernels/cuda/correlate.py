@@ -39,10 +39,8 @@ def correlate2d(x, filters, bias, geometry, activation, alpha, y):
     g = int32_geometry(geometry)
     if product.is_suited(geometry, y.dtype):
         size = product.sums_size(geometry)
-        sums = toolkit.workspace(size, np.float32) if size else None
-        addresses = [toolkit.address(array) for array in (x, filters, bias, y)]
-        x, filters, bias, y = addresses
-        sums = toolkit.address(sums) if size else None
+        sums = toolkit.address(toolkit.workspace(size, np.float32)) if size else None
+        x, filters, bias, y = (toolkit.address(array) for array in (x, filters, bias, y))
         product.multiply(x, filters, bias, geometry, activation, alpha, y, sums)
     else:
         x, filters, bias, y = (toolkit.flat(array) for array in (x, filters, bias, y))
