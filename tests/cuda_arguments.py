@@ -63,7 +63,7 @@ _CORRELATIONS = {
     ),
     "many channels": (correlation_geometry((1, 5, 4, 18), (2, 3), 19), formulas.TANH),
     "groups, full": (correlation_geometry((2, 4, 3, 6), 2, 9, padding="full", groups=3), formulas.SOFTPLUS),
-    "depthwise": (correlation_geometry((1, 6, 6, 7), 3, 7, 2, "same", groups=7), formulas.RELU),
+    "depthwise": (correlation_geometry((1, 6, 6, 7), 3, 7, 2, ((1, 2), (1, 2)), 2, groups=7), formulas.RELU),
     "one pixel": (correlation_geometry((1, 1, 1, 1), 1, 1), formulas.LINEAR),
     "long sums": (correlation_geometry((2, 8, 7, 2), 1, 3), formulas.LINEAR),
 }

@@ -92,6 +92,7 @@ EQUIVALENT = {
     ): "only saves reads: sums past the last filter are not stored",
     ("correlation_product", "tiles_left > 1"): FASTER,
     ("cells_inside", "first_row + a < p.kernel_height"): "patches past the last row meet filters of zero",
+    ("seen_from", "moved >= 0"): "to an unsigned division a negative number is a large one",
     ("_prepare", "activation != LINEAR"): "the slope of a linear layer is 1",
     ("regularize_kernel", "absolute != real(0)"): FASTER,
     ("regularize_kernel", "square != real(0)"): FASTER,

@@ -1,9 +1,10 @@
 """Dense layers: a dense layer is a correlation with pictures of one pixel.
 
 A row of the matrix `x` is a picture of one pixel whose channels are the layer's inputs, and its kernel is
-filters of one cell, so the tiled products of `correlate` do the work; tiling, memory traffic and
-what bounds them are described there.  With batches of a few hundred rows the kernel matrix is the largest
-operand, and reading it once is what bounds the layer.
+filters of one cell, so the tiles of `product` do the work; tiling, memory traffic and what bounds them are described
+there.  A batch of a few hundred rows has few tiles, and blocks share the inputs of each.  Then the kernel matrix
+is the largest operand, and reading it bounds the layer; for the gradient by the input it is turned first, which
+reads it once more and writes it.
 """
 
 import functools
