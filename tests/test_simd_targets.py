@@ -50,10 +50,10 @@ def all_targets():
 @pytest.mark.parametrize("kind", TARGETS)
 def test_sums_stay_in_registers(kind, form, bits, monkeypatch):
     triple, processor, multiply_add, stack = TARGETS[kind]
-    bytes_, wide_rows, narrow_rows = simd.SHAPES[kind]
+    bytes_, wide_rows, narrow_rows, lanewise_rows = simd.SHAPES[kind]
     monkeypatch.setattr(simd, "REGISTER_BYTES", bytes_)
     monkeypatch.setattr(simd, "FUSED", kind != "SSE2")
-    rows, vectors = (wide_rows, 2) if form == "wide" else (narrow_rows, 1)
+    rows, vectors = {"wide": (wide_rows, 2), "narrow": (narrow_rows, 1), "lanewise": (lanewise_rows, 1)}[form]
     tile = simd._tile(rows, vectors, lanewise=form == "lanewise")
     lines = inner_loop(tile, types.float32 if bits == 32 else types.float64, triple, processor)
     assert sum(bool(re.search(multiply_add[bits], line)) for line in lines) == rows * vectors
@@ -61,4 +61,5 @@ def test_sums_stay_in_registers(kind, form, bits, monkeypatch):
 
 
 def test_the_shape_is_that_of_this_processor():
-    assert (simd.REGISTER_BYTES, simd.WIDE_ROWS, simd.NARROW_ROWS) in simd.SHAPES.values()
+    shape = simd.REGISTER_BYTES, simd.WIDE_ROWS, simd.NARROW_ROWS, simd.LANEWISE_ROWS
+    assert shape in simd.SHAPES.values()

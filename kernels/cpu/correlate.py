@@ -32,7 +32,7 @@ import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR, RELU
-from . import winograd
+from . import narrow, winograd
 from .epilogue import finish, multiply_by_slope
 from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
 from .prepared import prepared
@@ -61,6 +61,8 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
     tile = winograd.choose(geometry, dx.dtype, "input")
     if tile:
         return winograd.correlate2d_gradient_input.prepare(dy, y, filters, geometry, activation, alpha, dx, tile)
+    if narrow.usable(geometry, dx.dtype):
+        return narrow.correlate2d_gradient_input.prepare(dy, y, filters, geometry, activation, alpha, dx)
     plan = input_gradient_plan(geometry, dx.dtype)
     scratch = workspace(plan.scratch, dx.dtype)
     none = plan.zeros
@@ -150,13 +152,14 @@ def _correlate_tasks(
         if plan.scratch_lines:
             _copy_part(source, values, slope, slope_alpha, picture, pictures, band, scratch, own, plan)
             a, a_origin = scratch, own
-        elif plan.scratch_size:
-            size = plan.height * plan.width * plan.channels
-            multiply_by_slope(source, values, picture * size, pictures * size, slope, slope_alpha, scratch, own)
-            a, a_origin = scratch, own
         else:
             line = picture * plan.height + band * plan.lines * plan.line_step
             a, a_origin = source, line * plan.width * plan.channels
+            if slope != LINEAR:
+                end = min(line + pictures * plan.copied_lines, plan.batch * plan.height)
+                size = (end - line) * plan.width * plan.channels
+                multiply_by_slope(source, values, a_origin, size, slope, slope_alpha, scratch, own)
+                a, a_origin = scratch, own
         for phase in phases_of(tables):
             lines = min(plan.lines, phase.lines - band * plan.lines)
             if lines <= 0:

@@ -50,7 +50,8 @@ PLAN = np.dtype(
             "target_height target_width target_channels groups group_channels group_targets target_panels lanewise "
             "pictures bands lines tasks "  # pictures and phase lines of a task
             "line_step first_line first_column target_line_step "  # source line and column where a band starts
-            "scratch_lines scratch_width scratch_size "  # scratch_lines 0: pictures as they are, if they are copied
+            "scratch_lines scratch_width "  # of what is copied with zeros around it; 0: nothing is
+            "copied_lines scratch_size "  # of what is copied when it is multiplied by slopes
             "wide_size scratch_of_worker scratch_of_slot "  # for one worker: of a narrow target, all, of a gradient
             "depth packed_size wide_rows dz_rows zeros slot_size phases_end"
         ).split()
@@ -95,7 +96,7 @@ def phases_of(tables):
     return tables[PLAN_SIZE : numbers_of(tables).phases_end].view(PHASE)
 
 
-class _Tables:
+class Tables:
     """Tables of offsets, laid end to end."""
 
     def __init__(self, start):
@@ -116,9 +117,8 @@ def forward_plan(geometry, dtype, sorting=True):
     vertical = [(0, g.out_height, [(a, a * g.dilation_height - g.pad_top) for a in range(g.kernel_height)])]
     horizontal = [(0, g.out_width, [(b, b * g.dilation_width - g.pad_left) for b in range(g.kernel_width)])]
     strides = g.stride_height, g.stride_width
-    padded = bool(g.pad_top or g.pad_bottom or g.pad_left or g.pad_right)
     phases = vertical, horizontal
-    return _plan(g, dtype, g.input_shape, g.output_shape, phases, strides, (1, 1), padded, False, sorting)
+    return _plan(g, dtype, g.input_shape, g.output_shape, phases, strides, (1, 1), False, sorting)
 
 
 @functools.lru_cache(maxsize=256)
@@ -126,14 +126,14 @@ def input_gradient_plan(geometry, dtype):
     """Source dz, target dx: a phase for each remainder by the strides."""
     g = geometry
     phases = (
-        _phases(g.height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top),
-        _phases(g.width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left),
+        phases_by_strides(g.height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top),
+        phases_by_strides(g.width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left),
     )
     strides = g.stride_height, g.stride_width
-    return _plan(g, dtype, g.output_shape, g.input_shape, phases, (1, 1), strides, True, True, True)
+    return _plan(g, dtype, g.output_shape, g.input_shape, phases, (1, 1), strides, True, True)
 
 
-def _phases(extent, kernel, stride, dilation, pad):
+def phases_by_strides(extent, kernel, stride, dilation, pad):
     """``(start, cells, [(a, shift), ...])`` of each phase of one axis."""
     found = []
     for phase in range(stride):
@@ -164,7 +164,12 @@ def _taps(classes):
     return sum(len(taps) for _, _, taps in classes)
 
 
-def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, padded, copied, sorting):
+def _reaches_beyond(phases, extent, step):
+    """Whether any tap of one axis lies outside the source."""
+    return any(i < 0 or (cells - 1) * step + i >= extent for _, cells, taps in phases for _, i in taps)
+
+
+def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, sloped, sorting):
     batch, height, width, channels = source_shape
     _, target_height, target_width, target_channels = target_shape
     groups, group_channels, group_targets = g.groups, channels // g.groups, target_channels // g.groups
@@ -194,23 +199,28 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, padde
     n["pictures"], n["bands"], n["lines"], n["tasks"] = pictures, bands, lines, -(-batch // pictures) * bands
     n["line_step"], n["target_line_step"] = step[0], target_step[0]
     source_lines, source_width = height, width
+    shifts = [[i for _, _, taps in axis for _, i in taps] or [0] for axis in phases]
     classes = [_classes(*axis) for axis in zip(phases, (height, width), step, target_step, strict=True)]
     entries = group_channels * _taps(classes[0]) * _taps(classes[1])
+    padded = any(_reaches_beyond(*axis) for axis in zip(phases, (height, width), step, strict=True))
     if whole and sorting and entries <= MOST_ENTRIES:
         phases = classes
-        if copied:
-            n["scratch_size"] = pictures * height * width * channels
+        copied_lines = height
     elif padded:
-        shifts = [[i for _, _, taps in axis for _, i in taps] or [0] for axis in phases]
         n["first_line"], n["first_column"] = (min(axis) for axis in shifts)
         source_lines = (lines - 1) * step[0] + max(shifts[0]) - min(shifts[0]) + 1
         source_width = (most_pixels - 1) * step[1] + max(shifts[1]) - min(shifts[1]) + 1
+        copied_lines = source_lines
         n["scratch_lines"], n["scratch_width"] = source_lines, source_width
-        n["scratch_size"] = pictures * source_lines * source_width * channels
+    else:
+        copied_lines = (lines - 1) * step[0] + max(shifts[0]) + 1
+    if sloped or n["scratch_lines"]:
+        n["copied_lines"] = copied_lines
+        n["scratch_size"] = pictures * copied_lines * source_width * channels
 
     records = np.zeros(len(phases[0]) * len(phases[1]), PHASE)
     n["phases_end"] = PLAN_SIZE + records.size * len(PHASE)
-    tables = _Tables(int(n["phases_end"]))
+    tables = Tables(int(n["phases_end"]))
     picture = np.arange(pictures, dtype=np.int64)[:, np.newaxis, np.newaxis]
     axes = ((vertical, horizontal) for vertical in phases[0] for horizontal in phases[1])
     for record, ((line, most, rows), (column, pixels, columns)) in zip(records, axes, strict=True):

@@ -6,11 +6,13 @@ vector is computed in a scratch of one vector's width (`widened`).
 """
 
 import functools
+import math
 
 import numpy as np
 from numba import njit
 
 from .simd import (
+    LANEWISE_ROWS,
     NARROW_ROWS,
     REGISTER_BYTES,
     WIDE_ROWS,
@@ -20,6 +22,10 @@ from .simd import (
     turn_square,
     wide_tile,
 )
+
+
+# Bytes of a B that stays in the first-level cache, and rows of C that are computed at a time then: of whole tiles.
+NEAR_BYTES, ROWS_AT_A_TIME = 1 << 14, 4 * math.lcm(WIDE_ROWS, NARROW_ROWS)
 
 
 def lanes(dtype):
@@ -72,23 +78,29 @@ def product(
     Callers write ``np.intp(0)`` and ``bool(0)`` for literal zeros: Numba would compile this once more for 0.
     """
     lanes = REGISTER_BYTES // a.itemsize
-    for panel in range((width + 2 * lanes - 1) // (2 * lanes)):
-        start = panel_start(panel, width, lanes)
-        b_start = b_origin + (panel * b_panel if b_panel else start)
-        c_start = c_origin + (panel * c_panel if c_panel else start)
-        if width - 2 * lanes * panel > lanes:
-            second = min(lanes, width - lanes)
-            for row in range(0, rows.size, WIDE_ROWS):
-                wide_tile(
-                    a, a_origin, rows, row, columns, b, b_start, b_rows,
-                    bias, start, floor, c, c_start, c_rows, second, add,
-                )  # fmt: skip
-        else:
-            for row in range(0, rows.size, NARROW_ROWS):
-                narrow_tile(
-                    a, a_origin, rows, row, columns, b, b_start, b_rows,
-                    bias, start, floor, c, c_start, c_rows, 0, add,
-                )  # fmt: skip
+    panels = (width + 2 * lanes - 1) // (2 * lanes)
+    # A B that stays in the first-level cache is gone through for some rows after the other, so that C is written from
+    # end to end; of a larger one, each panel for all rows.
+    block = ROWS_AT_A_TIME if panels * columns.size * 2 * REGISTER_BYTES <= NEAR_BYTES else rows.size
+    for first in range(0, rows.size, block):
+        last = min(first + block, rows.size)
+        for panel in range(panels):
+            start = panel_start(panel, width, lanes)
+            b_start = b_origin + (panel * b_panel if b_panel else start)
+            c_start = c_origin + (panel * c_panel if c_panel else start)
+            if width - 2 * lanes * panel > lanes:
+                second = min(lanes, width - lanes)
+                for row in range(first, last, WIDE_ROWS):
+                    wide_tile(
+                        a, a_origin, rows, row, columns, b, b_start, b_rows,
+                        bias, start, floor, c, c_start, c_rows, second, add,
+                    )  # fmt: skip
+            else:
+                for row in range(first, last, NARROW_ROWS):
+                    narrow_tile(
+                        a, a_origin, rows, row, columns, b, b_start, b_rows,
+                        bias, start, floor, c, c_start, c_rows, 0, add,
+                    )  # fmt: skip
 
 
 @njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -107,7 +119,7 @@ def product_lanewise(
             shift = min(vector * lanes, width - start - lanes)
             b_start = b_origin + (panel * b_panel if b_panel else start) + shift
             c_start = c_origin + (panel * c_panel if c_panel else start) + shift
-            for row in range(0, rows.size, NARROW_ROWS):
+            for row in range(0, rows.size, LANEWISE_ROWS):
                 lanewise_tile(
                     a, a_origin + start + shift, rows, row, columns, b, b_start, b_rows,
                     bias, start + shift, floor, c, c_start, c_rows, 0, add,

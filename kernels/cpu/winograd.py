@@ -43,210 +43,53 @@ only the outputs which see it themselves.  In a filter, either reaches the same 
 
 import functools
 import os
-from fractions import Fraction
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
 from ..formulas import LINEAR, RELU
 from .epilogue import finish, multiply_by_slope
 from .prepared import prepared
 from .product import lanes, pack_panel, panel_start, panels, product, steps
-from .simd import FUSED, REGISTER_BYTES, WIDE_ROWS, copy_vector
+from .simd import REGISTER_BYTES, WIDE_ROWS, copy_vector
 from .threads import WORKERS, share
+from .transforms import (
+    FAMILIES,
+    plan_type,
+    transform_filter,
+    transform_filter_gradient,
+    transform_gradient,
+    transform_input,
+    transform_output,
+)
 from .workspace import workspace, zeros
-
-# ------------------------------------------------------------------ the matrices
-
-
-def _matrices(points):
-    """B^T, G and A^T for a filter of three cells: values at the points and, for the highest power, at infinity.
-
-    Row p of B^T is the product of ``x - q`` over the other points q, whose value at p divides row p of G; the last row
-    of B^T is the product over all points.
-    """
-    size = len(points) + 1
-
-    def product_over(others):
-        coefficients = [Fraction(1)]
-        for point in others:
-            shifted, scaled = [Fraction(0), *coefficients], [-point * c for c in coefficients] + [Fraction(0)]
-            coefficients = [a + b for a, b in zip(shifted, scaled, strict=True)]
-        return coefficients + [Fraction(0)] * (size - len(coefficients))
-
-    inputs, filters = [], []
-    for point in points:
-        polynomial = product_over([other for other in points if other != point])
-        value = sum(c * point**power for power, c in enumerate(polynomial))
-        inputs.append(polynomial)
-        filters.append([point**power / value for power in range(3)])
-    inputs.append(product_over(points))
-    filters.append([Fraction(0), Fraction(0), Fraction(1)])
-    outputs = [[*(point**power for point in points), Fraction(power == size - 3)] for power in range(size - 2)]
-    return tuple(tuple(tuple(map(float, row)) for row in matrix) for matrix in (inputs, filters, outputs))
-
-
-# A point and its negative stand side by side: their rows differ by signs alone.  All entries of B^T and A^T are exact.
-_INPUTS_2, _FILTERS_2, _OUTPUTS_2 = _matrices([Fraction(p) for p in ("0", "1", "-1")])
-_INPUTS_4, _FILTERS_4, _OUTPUTS_4 = _matrices([Fraction(p) for p in ("0", "3/4", "-3/4", "3/2", "-3/2")])
-
-# ------------------------------------------------------------------ transforms, for as many channels as a vector holds
-
-
-def _transform(matrix):
-    """The intrinsic for ``Y = M X M^T``, where each entry of the square X is a vector."""
-
-    @intrinsic
-    def transform(typing, source, place, line, pixel, target, into, target_line, target_pixel):
-        """Entry (i, j) of X is at ``place + i line + j pixel`` of the source, that of Y likewise of the target."""
-
-        def code(context, builder, signature, arguments):
-            _write_square(context, builder, signature, arguments, matrix, lambda vector: lambda result: result)
-            return context.get_dummy_value()
-
-        integer = types.intp
-        return types.void(source, integer, integer, integer, target, integer, integer, integer), code
-
-    return transform
-
-
-def _transform_and_finish(matrix):
-    """The same, with a vector of the bias added to each entry of Y; what is below the floor then becomes it."""
-
-    @intrinsic
-    def transform(
-        typing, source, place, line, pixel, target, into, target_line, target_pixel, bias, bias_place, floor
-    ):  # fmt: skip
-        def code(context, builder, signature, arguments):
-            def finishing(vector):
-                data = context.make_array(bias)(context, builder, arguments[8]).data
-                pointer = builder.bitcast(builder.gep(data, [arguments[9]]), vector.as_pointer())
-                addend = builder.load(pointer, align=bias.dtype.bitwidth // 8)
-                empty, mask = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), vector.count)
-                lowest = builder.insert_element(empty, arguments[10], ir.Constant(ir.IntType(32), 0))
-                lowest = builder.shuffle_vector(lowest, empty, ir.Constant(mask, None))
-
-                def finish(result):
-                    result = builder.fadd(result, addend)
-                    return builder.select(builder.fcmp_ordered("<", result, lowest), lowest, result)
-
-                return finish
-
-            _write_square(context, builder, signature, arguments, matrix, finishing)
-            return context.get_dummy_value()
-
-        integer = types.intp
-        signature = types.void(
-            source, integer, integer, integer, target, integer, integer, integer, bias, integer, source.dtype
-        )
-        return signature, code
-
-    return transform
-
-
-def _write_square(context, builder, signature, arguments, matrix, finishing):
-    """Emit the code of a transform; ``finishing(vector_type)`` is a function that each result goes through."""
-    pointers = {
-        number: context.make_array(signature.args[number])(context, builder, arguments[number]).data
-        for number in (0, 4)
-    }
-    size = signature.args[0].dtype.bitwidth // 8
-    vector = ir.VectorType(pointers[0].type.pointee, REGISTER_BYTES // size)
-    finish = finishing(vector)
-
-    def entry(number, i, j):
-        _, place, line, pixel = arguments[number : number + 4]
-        for step, count in ((line, i), (pixel, j)):
-            place = builder.add(place, builder.mul(step, ir.Constant(step.type, count)))
-        return builder.bitcast(builder.gep(pointers[number], [place]), vector.as_pointer())
-
-    cells = range(len(matrix[0]))
-    columns = [_times(builder, matrix, [builder.load(entry(0, i, j), align=size) for i in cells]) for j in cells]
-    for i in range(len(matrix)):
-        for j, result in enumerate(_times(builder, matrix, [column[i] for column in columns])):
-            builder.store(finish(result), entry(4, i, j), align=size)
-
-
-def _times(builder, matrix, values):
-    """A matrix times a column of vectors: only terms that are not zero, and what two rows or columns share once."""
-    # Columns of p^i and (-p)^i: sum and difference of their values serve the even and the odd rows.
-    even, odd = list(enumerate(values)), list(enumerate(values))
-    column = 0
-    while column + 1 < len(values):
-        if all(row[column] * (-1) ** i == row[column + 1] for i, row in enumerate(matrix)):
-            pair = values[column], values[column + 1]
-            for terms, operation in ((even, builder.fadd), (odd, builder.fsub)):
-                terms[column : column + 2] = [(column, operation(*pair)), None]
-            column += 1
-        column += 1
-    results = []
-    while len(results) < len(matrix):
-        i = len(results)
-        row = matrix[i]
-        terms = [(row[term[0]], *term) for term in (odd if i % 2 else even) if term and row[term[0]]]
-        if i + 1 < len(matrix) and matrix[i + 1] == tuple(c * (-1) ** j for j, c in enumerate(row)):
-            # Rows of p and -p: sum and difference of their even and odd terms.
-            parts = [_sum(builder, [(c, value) for c, j, value in terms if j % 2 == parity]) for parity in (0, 1)]
-            results += [builder.fadd(*parts), builder.fsub(*parts)]
-        else:
-            results.append(_sum(builder, [(c, value) for c, _, value in terms]))
-    return results
-
-
-def _sum(builder, terms):
-    """Sum of coefficients times vectors, those of coefficient 1 first."""
-    (first, total), *rest = sorted(terms, key=lambda term: (term[0] != 1, term[0] != -1))
-    vector = total.type
-
-    def constant(number):
-        return ir.Constant(vector, [number] * vector.count)
-
-    if first != 1:
-        total = builder.fmul(total, constant(first))
-    for coefficient, value in rest:
-        if coefficient == 1:
-            total = builder.fadd(total, value)
-        elif coefficient == -1:
-            total = builder.fsub(total, value)
-        elif FUSED:
-            bits = {"float": 32, "double": 64}[str(vector.element)]
-            function = ir.FunctionType(vector, [vector] * 3)
-            fused = cgutils.get_or_insert_function(builder.module, function, f"llvm.fma.v{vector.count}f{bits}")
-            total = builder.call(fused, [value, constant(coefficient), total])
-        else:
-            total = builder.fadd(total, builder.fmul(value, constant(coefficient)))
-    return total
-
-
-def _turned(matrix):
-    return tuple(zip(*matrix, strict=True))
-
-
-inputs_2, filters_2, outputs_2 = _transform(_INPUTS_2), _transform(_FILTERS_2), _transform_and_finish(_OUTPUTS_2)
-inputs_4, filters_4, outputs_4 = _transform(_INPUTS_4), _transform(_FILTERS_4), _transform_and_finish(_OUTPUTS_4)
-# The gradients of the last two.
-gradients_2, filter_gradients_2 = _transform(_turned(_OUTPUTS_2)), _transform(_turned(_FILTERS_2))
-gradients_4, filter_gradients_4 = _transform(_turned(_OUTPUTS_4)), _transform(_turned(_FILTERS_4))
 
 # ------------------------------------------------------------------ which tile
 
 # Bounds of the error in float32, relative to the largest output, for both sizes of tiles.  With 32 to 512 channels and
 # normally distributed numbers it is 1.0e-6 and 3.7e-6 at most; that of the direct sum, 2.7e-6.
-ERRORS = {2: 2e-6, 4: 1e-5}
+ERRORS = {(2, 3): 2e-6, (4, 3): 1e-5, (2, 5): 1e-5, (6, 3): 3e-5, (4, 5): 3e-5}
 
 # What the parts of a tile cost, in multiply-adds of the direct sum, as measured: for each channel and filter, the
 # product, whose sums are shorter; for each channel of the source and of the target, the transforms; and, once for all
 # tiles, the transform of the filters.
-COSTS = {2: (1.1 * 16, 180, 120, 20), 4: (1.1 * 36, 700, 560, 50)}
+COSTS = {
+    (2, 3): (1.1 * 16, 180, 120, 20),
+    (4, 3): (1.1 * 36, 700, 560, 50),
+    (2, 5): (1.1 * 36, 700, 560, 50),
+    (6, 3): (1.1 * 64, 1400, 1100, 100),
+    (4, 5): (1.1 * 64, 1400, 1100, 100),
+}
 
 # With fewer channels or filters, the direct sum is left alone.
 FEWEST_CHANNELS = 16
 
 # A tile must be estimated to take less than this part of the direct sum's time.
 WORTHWHILE = 0.85
+
+
+# Sides of the tiles' outputs.
+TILES = tuple(sorted({tile for tile, _ in FAMILIES}))
 
 
 def set_winograd(choice):
@@ -259,7 +102,7 @@ def set_winograd(choice):
         given as strings.  Correlations that are not `usable` take the direct sum at any rate.
     """
     global _choice
-    choices = {str(known): known for known in ("auto", 0, 2, 4)}
+    choices = {str(known): known for known in ("auto", 0, *TILES)}
     if str(choice) not in choices:
         raise ValueError(f"winograd: expected 'auto', 0, 2 or 4, received {choice!r}")
     _choice = choices[str(choice)]
@@ -279,14 +122,20 @@ except ValueError as error:
 def usable(geometry, dtype):
     """Whether a correlation can be computed by tiles."""
     g = geometry
-    steps = g.stride_height, g.stride_width, g.dilation_height, g.dilation_width
-    if (g.kernel_height, g.kernel_width) != (3, 3) or steps != (1, 1, 1, 1) or g.groups != 1:
+    if g.kernel_height != g.kernel_width or (g.stride_height, g.stride_width, g.groups) != (1, 1, 1):
+        return False
+    if not tiles_for(g.kernel_height):
         return False
     return min(g.channels, g.out_channels) >= max(FEWEST_CHANNELS, lanes(dtype))
 
 
+def tiles_for(taps):
+    """The sides of the tiles that there are for filters of so many taps."""
+    return [tile for tile, known in FAMILIES if known == taps]
+
+
 def choose(geometry, dtype, gradient=None):
-    """The tile for a correlation or one of its gradients: 0 (the direct sum), 2 or 4, as `set_winograd` said.
+    """The side of the tiles for a correlation or one of its gradients, as `set_winograd` said; 0: the direct sum.
 
     Parameters
     ----------
@@ -302,13 +151,15 @@ def choose(geometry, dtype, gradient=None):
 def _choose(geometry, dtype, gradient, choice):
     if not usable(geometry, dtype):
         return 0
+    tiles = tiles_for(geometry.kernel_height)
     if choice != "auto":
-        return choice
-    costs = {tile: cost(geometry, tile, gradient) for tile in (0, 2, 4)}
+        return choice if choice in tiles else 0
+    costs = {tile: cost(geometry, tile, gradient) for tile in (0, *tiles)}
     if gradient == "filters":
         # The sums of a slot are larger than the gradient: where few slots have room, threads would be idle.
-        for tile in (2, 4):
-            slot_bytes = (tile + 2) ** 2 * geometry.channels * geometry.out_channels * dtype.itemsize
+        for tile in tiles:
+            points = tile + geometry.kernel_height - 1
+            slot_bytes = points**2 * geometry.channels * geometry.out_channels * dtype.itemsize
             if FEWEST_SLOTS * slot_bytes >= SLOTS_BYTES:
                 del costs[tile]
     best = min(costs, key=costs.get)
@@ -319,11 +170,13 @@ def cost(geometry, tile, gradient=None):
     """Multiply-adds of a direct sum (tile 0), or those which take as long as tiles of this size."""
     g = geometry
     if not tile:
-        taps = _taps_inside(g.height, g.pad_top, g.out_height) * _taps_inside(g.width, g.pad_left, g.out_width)
+        taps = _taps_inside(g.height, g.kernel_height, g.dilation_height, g.pad_top, g.out_height)
+        taps *= _taps_inside(g.width, g.kernel_width, g.dilation_width, g.pad_left, g.out_width)
         return g.batch * taps * g.channels * g.out_channels
     source, target = (g.output_shape, g.input_shape) if gradient == "input" else (g.input_shape, g.output_shape)
-    tiles = g.batch * -(-target[1] // tile) * -(-target[2] // tile)
-    of_product, of_source, of_target, of_filter = COSTS[tile]
+    tiles = g.batch * _tile_starts(target[1], tile, g.dilation_height).size
+    tiles *= _tile_starts(target[2], tile, g.dilation_width).size
+    of_product, of_source, of_target, of_filter = COSTS[tile, g.kernel_height]
     if gradient == "filters":
         of_target = of_source  # of dz, too, more numbers are made than there were
     else:
@@ -332,9 +185,10 @@ def cost(geometry, tile, gradient=None):
     return tiles * (of_product * products + of_source * source[3] + of_target * target[3]) + of_filter * products
 
 
-def _taps_inside(extent, pad, outputs):
+def _taps_inside(extent, taps, dilation, pad, outputs):
     """Pairs of an output and a tap on one axis whose input is not padding."""
-    return sum(max(min(outputs, extent + pad - tap) - max(pad - tap, 0), 0) for tap in range(3))
+    shifts = (tap * dilation - pad for tap in range(taps))
+    return sum(max(min(outputs, extent - shift) - max(-shift, 0), 0) for shift in shifts)
 
 
 # ------------------------------------------------------------------ how the work is cut
@@ -349,39 +203,52 @@ GRADIENT_BLOCK_BYTES, GRADIENT_TILES = 384 * 1024, 48
 # is no room for so few, the direct sum is left alone.
 MOST_SLOTS, SLOT_TILES, SLOTS_BYTES, FEWEST_SLOTS = 16, 192, 1 << 26, 4
 
+# Panels of filters whose M is made at a time, one position after the other, for which V is then read once.
+PANELS = 1
+
 # Blocks that there should be at least, for several threads to have their share, and fewest tiles of a block; where
 # there are blocks enough, twice as many, even beyond that size: U is read from farther away, once for each block.
 FEWEST_BLOCKS, FEWEST_TILES = 16, 4 * WIDE_ROWS
 
-PLAN = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            "tile square positions "  # m, m + 2, its square
-            "height width channels first_line first_column "  # of the source, and where the first tile of it starts
-            "target_height target_width targets tile_lines tile_columns tiles "
-            "overlap block tasks panels packed_size "  # cells that tiles share with the next, tiles of a task
-            "input_step product_step "  # from one position of V, or of M, to the next
-            "products cells scratch_of_worker slot_size"  # where a worker keeps M, after V, and what it gathers
-        ).split()
-    ]
+NAMES = tuple(
+    (
+        "tile taps points positions square "  # m, r, m + r - 1 and its square; side of a tile's cells
+        "height width channels first_line first_column "  # of the source, and where its cells for target 0, 0 start
+        "dilation_height dilation_width "
+        "target_height target_width targets tile_lines tile_columns tiles "
+        "block tasks panels group packed_step packed_size "  # tiles of a task, panels whose M is made at a time
+        "input_step product_step "  # from one position of V, or of M, to the next
+        "products cells scratch_of_worker slot_size"  # where a worker keeps M, after V, and what it gathers
+    ).split()
 )
+
+
+def _tile_starts(extent, tile, dilation):
+    """First target cells of the tiles along one axis: those of cells 0, d, 2 d, ..., then those of 1, d + 1, ..."""
+    phases = [np.arange(phase, extent, tile * dilation, np.int64) for phase in range(min(dilation, extent))]
+    return np.concatenate(phases)
 
 
 @functools.lru_cache(maxsize=256)
 def _plan(geometry, dtype, tile, backward):
-    """The numbers of one correlation, the tables of its products, and how much scratch memory it takes."""
+    """The numbers of one correlation, its tables, and how much scratch memory it takes."""
     g = geometry
+    taps = g.kernel_height
     source, target = (g.output_shape, g.input_shape) if backward else (g.input_shape, g.output_shape)
-    plan = np.zeros(1, PLAN)
+    reach_height, reach_width = (taps - 1) * g.dilation_height, (taps - 1) * g.dilation_width
+    lines = _tile_starts(target[1], tile, g.dilation_height)
+    columns = _tile_starts(target[2], tile, g.dilation_width)
+    plan = np.zeros(1, plan_type(NAMES, (tile, taps)))
     n = plan[0]
-    n["tile"], n["overlap"], n["square"], n["positions"] = tile, 2, tile + 2, (tile + 2) ** 2
+    n["tile"], n["taps"], n["points"], n["positions"] = tile, taps, tile + taps - 1, (tile + taps - 1) ** 2
+    n["square"] = n["points"]
     _, n["height"], n["width"], n["channels"] = source
     _, n["target_height"], n["target_width"], n["targets"] = target
-    n["first_line"] = g.pad_top - 2 if backward else -g.pad_top
-    n["first_column"] = g.pad_left - 2 if backward else -g.pad_left
-    n["tile_lines"], n["tile_columns"] = -(-target[1] // tile), -(-target[2] // tile)
-    n["tiles"] = g.batch * n["tile_lines"] * n["tile_columns"]
+    n["first_line"] = g.pad_top - reach_height if backward else -g.pad_top
+    n["first_column"] = g.pad_left - reach_width if backward else -g.pad_left
+    n["dilation_height"], n["dilation_width"] = g.dilation_height, g.dilation_width
+    n["tile_lines"], n["tile_columns"] = lines.size, columns.size
+    n["tiles"] = g.batch * lines.size * columns.size
     panel = 2 * lanes(dtype)
     bytes_of_tile = n["positions"] * (n["channels"] + panel) * dtype.itemsize
     most = max(BLOCK_BYTES // bytes_of_tile, 2 * FEWEST_TILES)
@@ -389,17 +256,18 @@ def _plan(geometry, dtype, tile, backward):
     n["block"] = -(-n["tiles"] // (tasks * WIDE_ROWS)) * WIDE_ROWS
     n["tasks"] = -(-n["tiles"] // n["block"])
     n["panels"] = panels(n["targets"], dtype)
-    n["packed_size"] = n["panels"] * n["positions"] * n["channels"] * panel
+    n["group"] = min(PANELS, n["panels"])
     # A line of the cache more, lest all positions of a tile fall into one set of the cache.
+    n["packed_step"] = n["channels"] * panel + panel
+    n["packed_size"] = n["panels"] * n["positions"] * n["packed_step"]
     n["input_step"] = n["block"] * n["channels"] + panel
     n["product_step"] = n["block"] * panel + panel
     n["products"] = n["positions"] * n["input_step"]
-    n["cells"] = n["products"] + n["positions"] * n["product_step"]
-    columns = min(n["block"], n["tile_columns"]) * tile + 2
-    n["scratch_of_worker"] = n["cells"] + max(n["square"] * columns * n["channels"], tile * tile * panel) + panel
+    n["cells"] = n["products"] + n["group"] * n["positions"] * n["product_step"]
+    n["scratch_of_worker"] = n["cells"] + max(n["positions"] * n["channels"], tile * tile * panel) + panel
     block, channels = int(n["block"]), int(n["channels"])
-    scratch_size = int(n["packed_size"] + WORKERS * max(n["scratch_of_worker"], 9 * channels * panel))
-    tables = steps(block, channels), steps(channels, 1), steps(channels, panel), steps(block, panel)
+    scratch_size = int(n["packed_size"] + WORKERS * max(n["scratch_of_worker"], taps**2 * n["packed_step"]))
+    tables = steps(block, channels), steps(channels, 1), steps(channels, panel), steps(block, panel), lines, columns
     return plan, tables, scratch_size
 
 
@@ -407,7 +275,8 @@ def _plan(geometry, dtype, tile, backward):
 def _gradient_plan(geometry, dtype, tile):
     """The same for the gradient by filters: one record for x, one for dz."""
     g = geometry
-    plan = np.repeat(_plan(geometry, dtype, tile, False)[0], 2)
+    plan, tables, _ = _plan(geometry, dtype, tile, False)
+    plan = np.repeat(plan, 2)
     panel = 2 * lanes(dtype)
     positions, tiles = int(plan["positions"][0]), int(plan["tiles"][0])
     bytes_of_tile = positions * (g.channels + g.out_channels) * dtype.itemsize
@@ -415,7 +284,7 @@ def _gradient_plan(geometry, dtype, tile):
     tasks = -(-tiles // block)
     block = -(-tiles // tasks)
     x, dz = plan
-    dz["square"], dz["overlap"], dz["first_line"], dz["first_column"] = tile, 0, 0, 0
+    dz["square"], dz["first_line"], dz["first_column"] = tile, 0, 0
     _, dz["height"], dz["width"], dz["channels"] = g.output_shape
     for n in plan:
         n["block"], n["tasks"] = block, tasks
@@ -423,19 +292,18 @@ def _gradient_plan(geometry, dtype, tile):
         n["slot_size"] = positions * n["panels"] * g.channels * panel + 2 * g.out_channels
     x["products"] = positions * x["input_step"]
     x["cells"] = x["products"] + positions * dz["input_step"]
-    columns = min(block, int(x["tile_columns"])) * tile
-    gathered = max((tile + 2) * (columns + 2) * g.channels, tile * columns * g.out_channels)
+    gathered = max(positions * g.channels, tile**2 * g.out_channels)
     x["scratch_of_worker"] = x["cells"] + max(gathered, positions * panel) + panel
     slots = max(1, min(MOST_SLOTS, tiles // SLOT_TILES, SLOTS_BYTES // (int(x["slot_size"]) * dtype.itemsize), tasks))
     slots = 1 << (slots.bit_length() - 1)  # a power of two, of which as many threads have equal shares
     scratch_size = int(slots * x["slot_size"] + WORKERS * x["scratch_of_worker"])
-    tables = steps(g.channels, 1), steps(block, g.channels), steps(block, g.out_channels), steps(g.channels, panel)
-    return plan, tables, slots, scratch_size
+    products = steps(g.channels, 1), steps(block, g.channels), steps(block, g.out_channels), steps(g.channels, panel)
+    return plan, (*products, *tables[4:]), slots, scratch_size
 
 
 @prepared
 def correlate2d(x, filters, bias, geometry, activation, alpha, y, tile):
-    """Forward, by tiles of 2 x 2 or 4 x 4 outputs."""
+    """Forward, by tiles of tile x tile outputs."""
     plan, tables, scratch_size = _plan(geometry, x.dtype, tile, False)
     scratch = workspace(scratch_size, x.dtype)
     none = zeros(x.dtype)
@@ -444,7 +312,7 @@ def correlate2d(x, filters, bias, geometry, activation, alpha, y, tile):
 
 @prepared
 def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx, tile):
-    """Gradient by input, by tiles of 2 x 2 or 4 x 4 inputs."""
+    """Gradient by input, by tiles of tile x tile inputs."""
     plan, tables, scratch_size = _plan(geometry, dx.dtype, tile, True)
     scratch = workspace(scratch_size, dx.dtype)
     none = zeros(dx.dtype, geometry.channels)
@@ -453,7 +321,7 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx, 
 
 @prepared
 def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias, tile):
-    """Gradient by filters and bias, by tiles of 2 x 2 or 4 x 4 outputs."""
+    """Gradient by filters and bias, by tiles of tile x tile outputs."""
     plan, tables, slots, scratch_size = _gradient_plan(geometry, x.dtype, tile)
     scratch = workspace(scratch_size, x.dtype)
     none = zeros(x.dtype, geometry.out_channels)
@@ -487,25 +355,23 @@ def _transform_filters(first, last, worker, filters, turned, packed, numbers, sc
     """U: a task is one panel of it, of all positions."""
     plan = numbers[0]
     lanes = REGISTER_BYTES // packed.itemsize
-    channels, targets = plan.channels, plan.targets
+    channels, targets, taps, step = plan.channels, plan.targets, plan.taps, plan.packed_step
     row = 2 * lanes
-    size = channels * row
-    own = worker * 9 * size
+    own = worker * taps * taps * step
     for panel in range(first, last):
         start = panel_start(panel, targets, lanes)
         width = min(row, targets - start)
-        for tap in range(9):
+        for tap in range(taps * taps):
             if turned:
-                place, step = ((8 - tap) * targets + start) * channels, channels
+                place, filter_step = ((taps * taps - 1 - tap) * targets + start) * channels, channels
             else:
-                place, step = tap * channels * targets + start, targets
-            pack_panel(filters, place, step, channels, width, turned, scratch, own + tap * size)
-        into = panel * plan.positions * size
-        for place in range(0, size, lanes):
-            if plan.tile == 2:
-                filters_2(scratch, own + place, 3 * size, size, packed, into + place, 4 * size, size)
-            else:
-                filters_4(scratch, own + place, 3 * size, size, packed, into + place, 6 * size, size)
+                place, filter_step = tap * channels * targets + start, targets
+            pack_panel(filters, place, filter_step, channels, width, turned, scratch, own + tap * step)
+        into = panel * plan.positions * step
+        for cell in range(0, channels * row, lanes):
+            transform_filter(
+                plan, scratch, own + cell, taps * step, step, packed, into + cell, plan.points * step, step
+            )  # fmt: skip
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -519,141 +385,144 @@ def _correlate_blocks(
     lowest = source.dtype.type(-np.inf)
     floor = source.dtype.type(0) if activation == RELU else lowest
     own = worker * plan.scratch_of_worker
-    rows, columns, b_rows, c_rows = tables
-    size = plan.channels * 2 * lanes
+    rows, columns, b_rows, c_rows = tables[:4]
     for task in range(first, last):
         tile = task * plan.block
         count = min(plan.block, plan.tiles - tile)
-        _transform_inputs(source, values, slope, slope_alpha, tile, count, scratch, own, own + plan.cells, none, plan)
-        for panel in range(plan.panels):
-            start = panel_start(panel, plan.targets, lanes)
-            width = min(2 * lanes, plan.targets - start)
+        _transform_inputs(
+            source, values, slope, slope_alpha, tile, count, tables, scratch, own, own + plan.cells, None, plan
+        )  # fmt: skip
+        for first_panel in range(0, plan.panels, plan.group):
+            some = range(first_panel, min(first_panel + plan.group, plan.panels))
             for position in range(plan.positions):
-                product(
-                    scratch, own + position * plan.input_step, rows[:count], columns,
-                    packed, (panel * plan.positions + position) * size, b_rows, np.intp(0),
-                    none, lowest, scratch, own + plan.products + position * plan.product_step, c_rows[:count],
-                    np.intp(0), width, bool(0),
+                for panel in some:
+                    width = min(2 * lanes, plan.targets - panel_start(panel, plan.targets, lanes))
+                    place = (panel - first_panel) * plan.positions + position
+                    product(
+                        scratch, own + position * plan.input_step, rows[:count], columns,
+                        packed, (panel * plan.positions + position) * plan.packed_step, b_rows, np.intp(0),
+                        none, lowest, scratch, own + plan.products + place * plan.product_step, c_rows[:count],
+                        np.intp(0), width, bool(0),
+                    )  # fmt: skip
+            for panel in some:
+                products = own + plan.products + (panel - first_panel) * plan.positions * plan.product_step
+                _transform_outputs(
+                    bias, floor, target, tile, count, panel, tables, scratch, products, own + plan.cells, plan
                 )  # fmt: skip
-            _transform_outputs(bias, floor, target, tile, count, start, width, scratch, own, numbers)
         if activation > RELU:
-            _finish_outputs(target, tile, count, activation, alpha, numbers)
+            _finish_outputs(target, tile, count, activation, alpha, tables, plan)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _transform_inputs(source, values, slope, alpha, tile, count, scratch, into, gathered, sums, plan):
-    """V of the tiles ``tile .. tile + count - 1``, or of the gradient by filters dM and the sums of dz.
+def _place_of(tile, tables, plan):
+    """Picture, line and column of the target where a tile starts."""
+    tile_line, tile_column = divmod(tile, plan.tile_columns)
+    picture, tile_line = divmod(tile_line, plan.tile_lines)
+    return picture, tables[4][tile_line], tables[5][tile_column]
 
-    The tiles of one line are taken together.  Where they reach beyond the source, or it is yet to be multiplied by
-    slopes, their cells are gathered first.
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _part_inside(first, step, count, extent):
+    """Of the cells ``first, first + step, ...``, those from the first number to before the second lie in the extent."""
+    start = min(max((step - 1 - first) // step, 0), count)
+    return start, min(max((extent - first + step - 1) // step, start), count)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _transform_inputs(source, values, slope, alpha, tile, count, tables, scratch, into, gathered, sums, plan):
+    """V of the tiles ``tile .. tile + count - 1``, or, where there are sums of dz to be made as well, dM.
+
+    The cells of a tile that reaches beyond the source, or is yet to be multiplied by slopes, are gathered first.
     """
     lanes = REGISTER_BYTES // source.itemsize
-    channels = plan.channels
-    done = 0
-    while done < count:
-        tile_line, tile_column = divmod(tile + done, plan.tile_columns)
-        picture, tile_line = divmod(tile_line, plan.tile_lines)
-        run = min(count - done, plan.tile_columns - tile_column)
-        first_line = tile_line * plan.tile + plan.first_line
-        first_column = tile_column * plan.tile + plan.first_column
-        pixels = run * plan.tile + plan.overlap
-        inside = slope == LINEAR and first_line >= 0 and first_line + plan.square <= plan.height
-        if inside and first_column >= 0 and first_column + pixels <= plan.width:
-            cells, line = source, plan.width * channels
-            place = (picture * plan.height + first_line) * line + first_column * channels
+    channels, square = plan.channels, plan.square
+    step = plan.input_step
+    for number in range(tile, tile + count):
+        picture, first_line, first_column = _place_of(number, tables, plan)
+        first_line += plan.first_line
+        first_column += plan.first_column
+        top, bottom = _part_inside(first_line, plan.dilation_height, square, plan.height)
+        left, right = _part_inside(first_column, plan.dilation_width, square, plan.width)
+        start = ((picture * plan.height + first_line) * plan.width + first_column) * channels
+        source_line, source_pixel = plan.dilation_height * plan.width * channels, plan.dilation_width * channels
+        if slope == LINEAR and bottom - top == square and right - left == square:
+            cells, place, line, pixel = source, start, source_line, source_pixel
         else:
-            cells, line = scratch, pixels * channels
-            place = gathered
-            left = min(max(-first_column, 0), pixels)
-            right = min(max(plan.width - first_column, left), pixels)
-            for row in range(plan.square):
-                cell = place + row * line
-                if 0 <= first_line + row < plan.height:
-                    scratch[cell : cell + left * channels] = 0
-                    start = ((picture * plan.height + first_line + row) * plan.width + first_column + left) * channels
-                    size = (right - left) * channels
-                    multiply_by_slope(source, values, start, size, slope, alpha, scratch, cell + left * channels)
-                    scratch[cell + right * channels : cell + line] = 0
-                else:
-                    scratch[cell : cell + line] = 0
-        if not plan.overlap:
-            for row in range(plan.square):
-                for pixel in range(pixels):
-                    cell = cells[place + row * line + pixel * channels :][:channels]
+            cells, place, line, pixel = scratch, gathered, square * channels, channels
+            if bottom - top < square or right - left < square:
+                scratch[gathered : gathered + square * line] = 0
+            at_once = right - left if plan.dilation_width == 1 else 1
+            for i in range(top, bottom):
+                for j in range(left, right, max(at_once, 1)):
+                    multiply_by_slope(
+                        source, values, start + i * source_line + j * source_pixel, at_once * channels, slope, alpha,
+                        scratch, gathered + i * line + j * pixel,
+                    )  # fmt: skip
+        if sums is not None:
+            for i in range(top, bottom):
+                for j in range(left, right):
+                    cell = cells[place + i * line + j * pixel :][:channels]
                     for channel in range(channels):
                         sums[channel] += cell[channel]
-        step = plan.input_step
-        for _ in range(run):
-            for lane in range(0, channels, lanes):
-                channel = min(lane, channels - lanes)
-                start, end = place + channel, into + channel
-                if plan.tile == 2:
-                    if plan.overlap:
-                        inputs_2(cells, start, line, channels, scratch, end, 4 * step, step)
-                    else:
-                        gradients_2(cells, start, line, channels, scratch, end, 4 * step, step)
-                elif plan.overlap:
-                    inputs_4(cells, start, line, channels, scratch, end, 6 * step, step)
-                else:
-                    gradients_4(cells, start, line, channels, scratch, end, 6 * step, step)
-            place += plan.tile * channels
-            into += channels
-        done += run
+        for lane in range(0, channels, lanes):
+            channel = min(lane, channels - lanes)
+            if sums is None:
+                transform_input(
+                    plan, cells, place + channel, line, pixel, scratch, into + channel, plan.points * step, step
+                )
+            else:
+                transform_gradient(
+                    plan, cells, place + channel, line, pixel, scratch, into + channel, plan.points * step, step
+                )
+        into += channels
 
 
 @njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _transform_outputs(bias, floor, target, tile, count, start, width, scratch, own, numbers):
-    """Outputs of some tiles, of `width` filters from `start` on."""
-    plan = numbers[0]
+def _transform_outputs(bias, floor, target, tile, count, panel, tables, scratch, products, cells, plan):
+    """Outputs of some tiles, of one panel of filters; of a tile that reaches beyond the target, those inside."""
     lanes = REGISTER_BYTES // target.itemsize
-    targets = plan.targets
-    step = plan.product_step
-    m = plan.tile
-    for done in range(count):
-        tile_line, tile_column = divmod(tile + done, plan.tile_columns)
-        picture, tile_line = divmod(tile_line, plan.tile_lines)
-        lines = min(m, plan.target_height - tile_line * m)
-        pixels = min(m, plan.target_width - tile_column * m)
-        place = ((picture * plan.target_height + tile_line * m) * plan.target_width + tile_column * m) * targets + start
+    m, targets, step = plan.tile, plan.targets, plan.product_step
+    start = panel_start(panel, targets, lanes)
+    width = min(2 * lanes, targets - start)
+    target_line, target_pixel = plan.dilation_height * plan.target_width * targets, plan.dilation_width * targets
+    for number in range(tile, tile + count):
+        picture, first_line, first_column = _place_of(number, tables, plan)
+        _, lines = _part_inside(first_line, plan.dilation_height, m, plan.target_height)
+        _, pixels = _part_inside(first_column, plan.dilation_width, m, plan.target_width)
+        place = ((picture * plan.target_height + first_line) * plan.target_width + first_column) * targets + start
         whole = lines == m and pixels == m
         if whole:
-            cells, into, line, pixel = target, place, plan.target_width * targets, targets
+            outputs, into, line, pixel = target, place, target_line, target_pixel
         else:
-            cells, into, line, pixel = scratch, own + plan.cells, m * 2 * lanes, 2 * lanes
+            outputs, into, line, pixel = scratch, cells, m * 2 * lanes, 2 * lanes
         for lane in range(0, width, lanes):
             shift = min(lane, width - lanes)
-            m_place = own + plan.products + done * 2 * lanes + shift
-            if m == 2:
-                outputs_2(
-                    scratch, m_place, 4 * step, step, cells, into + shift, line, pixel, bias, start + shift, floor
-                )
-            else:
-                outputs_4(
-                    scratch, m_place, 6 * step, step, cells, into + shift, line, pixel, bias, start + shift, floor
-                )
+            transform_output(
+                plan, scratch, products + shift, plan.points * step, step,
+                outputs, into + shift, line, pixel, bias, start + shift, floor,
+            )  # fmt: skip
             if not whole:
                 for i in range(lines):
                     for j in range(pixels):
                         copy_vector(
                             scratch, into + i * line + j * pixel + shift,
-                            target, place + (i * plan.target_width + j) * targets + shift,
+                            target, place + i * target_line + j * target_pixel + shift,
                         )  # fmt: skip
+        products += 2 * lanes
 
 
 @njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _finish_outputs(target, tile, count, activation, alpha, numbers):
+def _finish_outputs(target, tile, count, activation, alpha, tables, plan):
     """Apply the activation to the outputs of some tiles."""
-    plan = numbers[0]
-    m = plan.tile
-    for done in range(count):
-        tile_line, tile_column = divmod(tile + done, plan.tile_columns)
-        picture, tile_line = divmod(tile_line, plan.tile_lines)
-        end_column = min((tile_column + 1) * m, plan.target_width)
-        for row in range(tile_line * m, min((tile_line + 1) * m, plan.target_height)):
-            line = (picture * plan.target_height + row) * plan.target_width
-            finish(
-                target, (line + tile_column * m) * plan.targets, (line + end_column) * plan.targets, activation, alpha
-            )
+    for number in range(tile, tile + count):
+        picture, first_line, first_column = _place_of(number, tables, plan)
+        _, lines = _part_inside(first_line, plan.dilation_height, plan.tile, plan.target_height)
+        _, pixels = _part_inside(first_column, plan.dilation_width, plan.tile, plan.target_width)
+        for i in range(lines):
+            line = picture * plan.target_height + first_line + i * plan.dilation_height
+            for j in range(pixels):
+                pixel = line * plan.target_width + first_column + j * plan.dilation_width
+                finish(target, pixel * plan.targets, (pixel + 1) * plan.targets, activation, alpha)
 
 
 # ------------------------------------------------------------------ gradient by filters
@@ -679,7 +548,7 @@ def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, numbers, 
     lanes = REGISTER_BYTES // x.itemsize
     lowest = x.dtype.type(-np.inf)
     own = worker * plan.scratch_of_worker
-    rows, columns, b_rows, c_rows = tables
+    rows, columns, b_rows, c_rows = tables[:4]
     panel = plan.channels * 2 * lanes
     for slot in range(first, last):
         c = slot * plan.slot_size
@@ -692,9 +561,11 @@ def _add_slots(first, last, worker, x, dy, y, activation, alpha, sums, numbers, 
             tile = task * plan.block
             count = min(plan.block, plan.tiles - tile)
             dz, gathered = own + plan.products, own + plan.cells
-            _transform_inputs(x, x, np.intp(LINEAR), alpha, tile, count, scratch, own, gathered, none, plan)
+            _transform_inputs(x, x, np.intp(LINEAR), alpha, tile, count, tables, scratch, own, gathered, None, plan)
             of_task[:] = 0
-            _transform_inputs(dy, y, activation, alpha, tile, count, scratch, dz, gathered, of_task, numbers[1])
+            _transform_inputs(
+                dy, y, activation, alpha, tile, count, tables, scratch, dz, gathered, of_task, numbers[1]
+            )  # fmt: skip
             for f in range(plan.targets):
                 bias_sums[f] += of_task[f]
             for position in range(plan.positions):
@@ -734,8 +605,7 @@ def _add_up(first, last, worker, sums, dfilters, dbias, numbers, slots, scratch)
             step = plan.channels * plan.targets
             for lane in range(0, count, lanes):
                 shift = min(lane, count - lanes)
-                place, into = own + shift, row * plan.targets + start + shift
-                if plan.tile == 2:
-                    filter_gradients_2(scratch, place, 4 * width, width, dfilters, into, 3 * step, step)
-                else:
-                    filter_gradients_4(scratch, place, 6 * width, width, dfilters, into, 3 * step, step)
+                transform_filter_gradient(
+                    plan, scratch, own + shift, plan.points * width, width,
+                    dfilters, row * plan.targets + start + shift, plan.taps * step, step,
+                )  # fmt: skip

@@ -41,5 +41,5 @@ def _zeros(dtype, count):
 
 @functools.cache
 def ones(dtype):
-    """A one; not to be written."""
-    return np.ones(1, dtype)
+    """A vector of ones; not to be written."""
+    return np.ones(LINE_BYTES // dtype.itemsize, dtype)
