@@ -3,10 +3,11 @@
 from numba import njit
 
 from ..formulas import LINEAR, RELU
+from .compiling import INNER
 from .formulas import activate, slope_from_value
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def finish(values, first, last, activation, alpha):
     """Apply an activation to ``values[first:last]``, which the product has just left in the cache."""
     part = values[first:last]
@@ -14,7 +15,7 @@ def finish(values, first, last, activation, alpha):
         part[place] = activate(activation, alpha, part[place])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def multiply_by_slope(dy, y, start, count, activation, alpha, dz, place):
     """``dz = dy * activation'(z)`` for `count` numbers, from dy and y at `start` to dz at `place`."""
     incoming, values, outgoing = dy[start : start + count], y[start : start + count], dz[place : place + count]

@@ -186,6 +186,7 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, slope
     area = most_lines * most_pixels
     whole = area <= MOST_PIXELS
     pictures = min(-(-wanted // area), batch) if whole else 1
+    pictures = -(-batch // -(-batch // pictures))  # about as many in every task
     lines = most_lines if whole else max(1, wanted // most_pixels)
     bands = -(-most_lines // lines)
 
