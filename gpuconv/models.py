@@ -3,8 +3,8 @@
 A step of training is: gather a batch, forward through the layers, loss and gradient in one
 kernel, backward through the layers, penalties, optimiser.  All of it runs on one device and
 nothing waits for it: losses and metrics add up on the device and are read once an epoch
-(and, for the progress bar, a few times a second).  From the second step of an epoch on, what
-does not change from step to step is called as it was recorded in the first (`recording`).
+(and, for the progress bar, a few times a second).  From the second step of an epoch on, the
+kernels are called as they were recorded in the first (`recording`).
 """
 
 import contextlib
@@ -20,14 +20,19 @@ from . import checks, losses, optimizers, seeds
 from . import device as devices
 from . import metrics as metric_module
 from .fusion import parts_of
+from .kernels.repetition import Counter
 from .layers import Input, Layer, assign_all
 from .recording import recording
 
 # Parameters start on multiples of 128 bytes in the flat buffer, whatever their number.
 _ALIGNMENT = 32
 
-# Seconds between two readings of the loss for the progress bar.
+# Seconds between two readings of the loss for the progress bar, and of steps that are taken without Python in between.
 _BAR_INTERVAL = 0.5
+_REPEATING_SECONDS = 0.05
+
+# Steps of an epoch below which recording the first is not worth its time.
+_FEWEST_REPEATED = 4
 
 
 class Sequential:
@@ -497,45 +502,71 @@ class Sequential:
         if self._penalized:
             device.regularize(self._parameters, *self._regions, self._gradients, self._penalty_value)
 
-    def _add_up(self, states, place, record):
-        """Add the batch's losses, metrics and penalty into place `place` of the record."""
+    def _add_up(self, device, states, place, record):
+        """Put the batch's losses, metrics and penalty, each added up, into place `place` of the record."""
         for values, total in zip((states.losses, *states.hits), record.totals, strict=True):
-            self.device.sum_into(values, place, total)
+            device.sum_into(values, place, total)
         if self._penalized:
-            self.device.sum_into(self._penalty_value, place, record.penalties)
+            device.sum_into(self._penalty_value, place, record.penalties)
 
-    def _learn(self, device, states):
-        """One step of training but for gathering the batch and changing the parameters."""
+    def _step(self, device, epoch, states, start, place):
+        """One step of training, with the samples from place `start` of the epoch's order on."""
+        device.gather(epoch.data.x, epoch.order, start, states.x_rows)
+        device.gather(epoch.data.y, epoch.order, start, states.y_rows)
         predictions = self._forward(states.x, states, training=True)
         self._loss_and_metrics(device, predictions, states)
         self._backward(states.gradient, states)
         self._penalty(device)
+        self._add_up(device, states, place, epoch.record)
+        if self._parameters.shape[0]:
+            self.optimizer.step(device, self._parameters, self._gradients)
 
     def _train_epoch(self, data, order, batch_size, progress):
         count = len(order)
-        record = self._record(-(-count // batch_size))
-        order = self.device.from_host(order)
-        # Only the library's own parts are known to do all their work in kernels.
-        parts = (*self.layers, self.loss, *self._resolved_metrics)
-        repeatable = all(part.repeatable and _is_own(part) for part in parts)
-        recorded = {}
-        for place, start in enumerate(range(0, count, batch_size)):
-            batch = min(batch_size, count - start)
-            states = self._states(batch, training=True)
-            self.device.gather(data.x, order, start, states.x_rows)
-            self.device.gather(data.y, order, start, states.y_rows)
-            if batch in recorded:
-                recorded[batch].repeat()
-            elif repeatable:
-                with recording(self.device, self.layers) as recorded[batch]:
-                    self._learn(recorded[batch], states)
-            else:
-                self._learn(self.device, states)
-            self._add_up(states, place, record)
-            if self._parameters.shape[0]:
-                self.optimizer.step(self.device, self._parameters, self._gradients)
-            progress.advance(lambda done=start + batch, place=place: self._read(record, place + 1, batch_size, done))
-        return self._read(record, place + 1, batch_size, count)
+        steps = -(-count // batch_size)
+        record = self._record(steps)
+        epoch = SimpleNamespace(data=data, order=self.device.from_host(order), record=record)
+        place = 0
+
+        def advance(some):
+            nonlocal place
+            place += some
+            progress.advance(some, lambda: self._read(record, place, batch_size, min(place * batch_size, count)))
+
+        if count // batch_size >= _FEWEST_REPEATED and self._repeatable:
+            for some in self._repeat_step(epoch, count // batch_size, batch_size):
+                advance(some)
+        while place < steps:
+            start = place * batch_size
+            states = self._states(min(batch_size, count - start), training=True)
+            self._step(self.device, epoch, states, start, place)
+            advance(1)
+        return self._read(record, steps, batch_size, count)
+
+    @property
+    def _repeatable(self):
+        """Whether steps make the same calls: only the library's own parts are known to do all their work in kernels."""
+        if not self._parameters.shape[0] or not _is_own(self.optimizer):
+            return False
+        return all(part.repeatable and _is_own(part) for part in (*self.layers, self.loss, *self._resolved_metrics))
+
+    def _repeat_step(self, epoch, steps, batch_size):
+        """The first steps of an epoch, recorded and then repeated; yields after some the number of them."""
+        states = self._states(batch_size, training=True)
+        with recording(self.device, self.layers) as recorder:
+            self._step(recorder, epoch, states, Counter(0, batch_size), Counter(0))
+        yield 1
+        repeat = recorder.repetition()
+        left, some = steps - 1, 1
+        while left:
+            started = time.perf_counter()
+            repeat(some)
+            self.optimizer.iterations += some
+            yield some
+            left -= some
+            # Compiled code neither moves the progress bar nor hears Ctrl-C.
+            seconds = max(time.perf_counter() - started, 1e-9)
+            some = min(max(int(some * _REPEATING_SECONDS / seconds), 1), left)
 
     def _evaluate(self, data, batch_size):
         count = data.x.shape[0]
@@ -547,7 +578,7 @@ class Sequential:
             x = part.reshape(part.shape[0], *self._input)
             self._loss_and_metrics(self.device, self._forward(x, states, training=False), states)
             self._penalty(self.device)
-            self._add_up(states, place, record)
+            self._add_up(self.device, states, place, record)
         return self._read(record, place + 1, batch_size, count)
 
     def _record(self, steps):
@@ -865,11 +896,11 @@ class _Progress:
     def __enter__(self):
         return self
 
-    def advance(self, read):
-        """One more batch; `read` gives the values so far, at the price of waiting for the device."""
+    def advance(self, batches, read):
+        """So many more batches; `read` gives the values so far, at the price of waiting for the device."""
         if self._bar is None:
             return
-        self._bar.update()
+        self._bar.update(batches)
         now = time.perf_counter()
         if now - self._read_at > _BAR_INTERVAL:
             self._read_at = now

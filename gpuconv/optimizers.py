@@ -5,6 +5,7 @@ step is one kernel for the whole model.  ``g`` is the gradient of the mean loss.
 """
 
 from . import checks
+from .kernels.repetition import Counter
 
 
 class Optimizer:
@@ -135,8 +136,8 @@ class Adam(Optimizer):
 
     def _apply(self, device, parameters, gradients):
         device.adam(
-            gradients, self.learning_rate, self.beta_1, self.beta_2, self.epsilon, self.iterations,
-            self.weight_decay, parameters, *self._moments,
+            gradients, self.learning_rate, self.beta_1, self.beta_2, self.epsilon,
+            Counter(self.iterations), self.weight_decay, parameters, *self._moments,
         )  # fmt: skip
 
 

@@ -1,11 +1,13 @@
-"""Steps of training that are called again: which kernel gets which arrays is found out once.
+"""Steps of training that are taken again: which kernel gets which arrays is found out once.
 
 A step's arrays stay where they are, so that the second step of an epoch makes the same calls as the first.  A
-`Recorder` stands in for the device during the first and keeps them; later ones call the kernels straight away, without
-the layers' and the kernels' Python in between, which for small networks takes longer than the arithmetic.
+`Recorder` stands in for the device during the first and keeps them; the device makes them again, many steps at a time,
+without the layers' and the kernels' Python in between, which for small networks takes longer than the arithmetic.
 """
 
 import contextlib
+
+from .kernels.repetition import now
 
 # Calls that a repeated step does without: what they make is there already.
 _MEMORY = ("empty", "zeros", "from_host", "to_host", "synchronize")
@@ -22,7 +24,7 @@ class Recorder:
 
     def __init__(self, device):
         self._device = device
-        self.calls = []
+        self._calls = []
 
     def __getattr__(self, name):
         kernel = getattr(self._device, name)
@@ -33,15 +35,14 @@ class Recorder:
             function = kernel
             if hasattr(kernel, "prepare"):
                 function, arguments = kernel.prepare(*arguments)
-            self.calls.append((function, arguments))
-            function(*arguments)
+            self._calls.append((function, arguments))
+            function(*now(arguments))
 
         return recorded
 
-    def repeat(self):
-        """Make the recorded calls again."""
-        for function, arguments in self.calls:
-            function(*arguments)
+    def repetition(self):
+        """A function that makes the recorded calls so many times more."""
+        return self._device.repetition(self._calls)
 
 
 @contextlib.contextmanager

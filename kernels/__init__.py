@@ -98,4 +98,6 @@ TABLE = {
     "to_host": "array",
     "copy": "source destination",
     "synchronize": "",
+    # repetition: a function that makes calls of kernels, [(kernel, arguments), ...], so many times more
+    "repetition": "calls",
 }

@@ -10,7 +10,7 @@ from gpuconv.kernels import TABLE, formulas
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 
 # Not launches, but calls of the driver that need a device.
-MEMORY = ("empty", "zeros", "from_host", "to_host", "copy", "synchronize")
+MEMORY = ("empty", "zeros", "from_host", "to_host", "copy", "synchronize", "repetition")
 
 
 def cases(name, dtype):

@@ -14,9 +14,10 @@ import numpy as np
 import reference
 from gpuconv.kernels import TABLE
 from gpuconv.kernels.geometry import correlation_geometry, pooled_part, pooling_geometry
+from gpuconv.kernels.repetition import Counter
 from support import assert_close, tolerance
 
-MEMORY = {"empty", "zeros", "from_host", "to_host", "copy", "synchronize"}
+MEMORY = {"empty", "zeros", "from_host", "to_host", "copy", "synchronize", "repetition"}
 ALPHA = 0.3
 
 CHECKS = {}
@@ -827,3 +828,29 @@ def check_memory(device):
             back = device.to_host(destination)
             assert back.dtype == dtype
             np.testing.assert_array_equal(back, array)
+
+
+def check_repetition(device):
+    """Calls are made again in their order, as often as is asked for, and counters grow from one time to the next."""
+    for dtype in (np.float32, np.float64):
+        rows = np.arange(30, dtype=dtype).reshape(10, 3) ** 2
+        order = np.array([3, 1, 4, 0, 5, 9, 2, 6, 8, 7], np.int32)
+        source, order_there = device.from_host(rows.copy()), device.from_host(order.copy())
+        batch, totals = device.empty((2, 3), dtype), device.zeros((5,), dtype)
+        flat = batch.reshape(6)
+        device.gather(source, order_there, 0, batch)
+        device.sum_into(flat, 1, totals)
+        repeat = device.repetition(
+            [
+                (device.gather, (source, order_there, Counter(0, 2), batch)),
+                (device.sum_into, (flat, Counter(1), totals)),
+            ]
+        )
+        expected = rows[order].reshape(5, 6).sum(axis=1)
+        np.testing.assert_array_equal(device.to_host(totals), [0, expected[0], 0, 0, 0])
+        repeat(1)
+        np.testing.assert_array_equal(device.to_host(totals), [0, *expected[:2], 0, 0])
+        repeat(0)
+        repeat(2)
+        np.testing.assert_array_equal(device.to_host(totals), [0, *expected[:4]])
+        np.testing.assert_array_equal(device.to_host(batch), rows[order][6:8])

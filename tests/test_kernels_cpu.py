@@ -10,7 +10,16 @@ from gpuconv.kernels.cpu.threads import WORKERS
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_checks import CHECKS, MEMORY, NOT_PROPAGATING, Data, check_memory, check_special_values, run
+from kernel_checks import (
+    CHECKS,
+    MEMORY,
+    NOT_PROPAGATING,
+    Data,
+    check_memory,
+    check_repetition,
+    check_special_values,
+    run,
+)
 from support import CASES
 
 import gpuconv
@@ -113,6 +122,10 @@ def test_edges_of_tiles(name, dtype):
 
 def test_memory():
     check_memory(cpu)
+
+
+def test_repetition():
+    check_repetition(cpu)
 
 
 @pytest.fixture

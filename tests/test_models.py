@@ -351,6 +351,69 @@ def test_a_seed_fixes_a_run_for_any_number_of_threads():
         assert other == history
 
 
+class UnknownFlatten(layers.Flatten):
+    """A layer that is not the library's own, so that every step of its model is taken in Python."""
+
+
+def run_of_many_layers(flatten, optimizer, seed=3):
+    """A run of several epochs and one of two more steps; its weights, histories and steps."""
+    x = np.random.RandomState(0).uniform(0, 1, (30, 8, 8, 2)).astype(np.float32)
+    utils.set_random_seed(seed)
+    model = models.Sequential()
+    model.add(layers.Conv2D(4, 3, padding="same", activation="relu", kernel_regularizer="l2"))
+    model.add(layers.BatchNormalization())
+    model.add(layers.LeakyReLU())
+    model.add(layers.MaxPooling2D())
+    model.add(layers.ZeroPadding2D(1))
+    model.add(layers.DepthwiseConv2D(3, activation="gelu"))
+    model.add(layers.AveragePooling2D())
+    model.add(flatten())
+    model.add(layers.Dense(CLASSES, activation="softmax"))
+    optimizer = optimizer()
+    model.compile(optimizer, "categorical_crossentropy", ["accuracy", "mse"])
+    labels = np.eye(CLASSES)[np.arange(30) % CLASSES]
+    histories = [
+        model.fit(x, labels, batch_size=4, epochs=3, verbose=0, validation_split=0.1).history,
+        model.fit(x[:8], labels[:8], batch_size=4, verbose=0).history,
+    ]
+    return model.get_weights(), histories, optimizer.iterations
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: optimizers.SGD(0.05, momentum=0.9, nesterov=True),
+        lambda: optimizers.Adam(0.01),
+        lambda: optimizers.RMSprop(0.01, centered=True, momentum=0.5),
+    ],
+    ids=["SGD", "Adam", "RMSprop"],
+)
+def test_repeated_steps_are_those_taken_in_python(optimizer, monkeypatch):
+    made = []
+    repetition = cpu.repetition
+    monkeypatch.setattr(cpu, "repetition", lambda calls: made.append(calls) or repetition(calls))
+    weights, histories, steps = run_of_many_layers(layers.Flatten, optimizer)
+    assert len(made) == 3  # once an epoch, but for the last run's two steps
+    again, others, as_many = run_of_many_layers(UnknownFlatten, optimizer)
+    assert len(made) == 3
+    assert_same_weights(weights, again)
+    assert others == histories
+    assert as_many == steps == 3 * 7 + 2
+
+
+def test_an_optimizer_of_ones_own_takes_its_steps_in_python():
+    class Noted(optimizers.SGD):
+        def step(self, *arguments):
+            super().step(*arguments)
+            noted.append(self.iterations)
+
+    noted = []
+    model = network()
+    model.compile(Noted(0.1, momentum=0.5), "categorical_crossentropy")
+    fit(model, batch_size=1)
+    assert noted == list(range(1, SAMPLES + 1))
+
+
 def test_other_seeds_give_other_runs():
     weights, history = random_run(7)
     again, other = random_run(8)

@@ -10,7 +10,7 @@ from gpuconv.kernels import TABLE
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from scipy import signal, special
 
-MEMORY = {"empty", "zeros", "from_host", "to_host", "copy", "synchronize"}
+MEMORY = {"empty", "zeros", "from_host", "to_host", "copy", "synchronize", "repetition"}
 
 # strides, padding, dilation, groups: each away from its default at least once, and together
 PROBLEMS = [

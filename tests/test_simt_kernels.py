@@ -14,7 +14,16 @@ from cuda_arguments import _CORRELATIONS, _LAYERS, _POOLS
 from gpuconv.kernels import TABLE, formulas
 from gpuconv.kernels.cuda.toolkit import cuda
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
-from kernel_checks import CHECKS, MEMORY, NOT_PROPAGATING, Data, check_memory, check_special_values, run
+from kernel_checks import (
+    CHECKS,
+    MEMORY,
+    NOT_PROPAGATING,
+    Data,
+    check_memory,
+    check_repetition,
+    check_special_values,
+    run,
+)
 from simt import Counters, Gpu
 from simt.errors import SimtError, UninitialisedError
 from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cannot be had
@@ -175,6 +184,11 @@ def test_the_order_of_warps_and_blocks_makes_no_difference(name):
 def test_memory():
     with Gpu().installed():
         check_memory(device)
+
+
+def test_repetition():
+    with Gpu().installed():
+        check_repetition(device)
 
 
 class Settings(NamedTuple):

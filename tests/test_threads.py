@@ -11,7 +11,7 @@ from gpuconv.kernels.cpu import threads as team
 from gpuconv.kernels.cpu.threads import get_num_threads, set_num_threads, share
 from numba import config, njit
 
-ENOUGH = team.SERIAL_WORK
+ENOUGH = team.SERIAL_WORK * team.WORKERS
 TOO_LITTLE = team.SERIAL_WORK - 1
 COUNTS = range(1, config.NUMBA_NUM_THREADS + 1)
 # Seconds after which something hangs: a failure, not a measurement.
@@ -85,7 +85,7 @@ def assert_team_works():
 def test_every_task_runs_once(count):
     set_num_threads(count)
     for tasks in (*range(20), 63, 64, 65, 1000, 100_003):
-        for work in (0, TOO_LITTLE, ENOUGH):
+        for work in (0, TOO_LITTLE, team.SERIAL_WORK, ENOUGH, team.LARGE_WORK):
             runs, workers = runs_of(tasks, work)
             assert (runs == 1).all()
             assert ((workers >= 0) & (workers < count)).all()

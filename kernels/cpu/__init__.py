@@ -26,6 +26,7 @@ from .optimizer import adam, regularize, rmsprop, sgd
 from .pad import crop2d, zero_pad2d
 from .pool import average_pool2d, average_pool2d_gradient, max_pool2d, max_pool2d_gradient
 from .random import dropout
+from .repetition import repetition
 
 __all__ = [
     "activate",
@@ -63,6 +64,7 @@ __all__ = [
     "regularize",
     "relu",
     "relu_gradient",
+    "repetition",
     "rmsprop",
     "sgd",
     "sigmoid_binary_cross_entropy",

@@ -11,8 +11,10 @@ from numba import njit, types
 from numba.extending import overload
 
 from .blocks import FORMULA, MOVE, blocks, within
+from .compiling import INNER
 from .elementary import exp, expm1, log1p, upper_tail
 from .formulas import clip_relu, clip_relu_slope
+from .rows import row_maximum, row_sum, scale_row, subtract_from_row
 from .threads import share
 
 
@@ -48,25 +50,25 @@ def relu_gradient(x, dy, negative_slope, max_value, threshold, dx):
 # ------------------------------------------------------------------ one number
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _sigmoid(z):
     decay = exp(-abs(z))
     return (decay if z < 0 else type(z)(1)) / (type(z)(1) + decay)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _tanh(z):
     decay = expm1(type(z)(-2) * abs(z))
     return (decay if z < 0 else -decay) / (type(z)(2) + decay)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _elu(alpha, z):
     below = alpha * expm1(z)
     return below if z < 0 else z
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _softplus(z):
     tail = log1p(exp(-abs(z)))
     return tail if z < 0 else z + tail
@@ -90,31 +92,31 @@ def _(z):
     return single
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _gelu(z):
     return z * _normal_distribution(z)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _sigmoid_slope(z):
     decay = exp(-abs(z))
     sum_of_both = type(z)(1) + decay
     return decay / (sum_of_both * sum_of_both)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _tanh_slope(z):
     value = _tanh(z)
     return type(z)(1) - value * value
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _elu_slope(alpha, z):
     below = alpha * exp(z)
     return below if z < 0 else type(z)(1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _gelu_slope(z):
     density = type(z)(0.3989422804014327) * exp(type(z)(-0.5) * z * z)
     return _normal_distribution(z) + z * density
@@ -123,7 +125,7 @@ def _gelu_slope(z):
 # ------------------------------------------------------------------ whole arrays: a loop for each formula
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _activate(first, last, worker, x, activation, alpha, y):
     x, y = within(x, first, last), within(y, first, last)
     zero, alpha = x.dtype.type(0), x.dtype.type(alpha)
@@ -153,7 +155,7 @@ def _activate(first, last, worker, x, activation, alpha, y):
             y[i] = x[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _activate_gradient(first, last, worker, x, dy, activation, alpha, dx):
     x, dy, dx = within(x, first, last), within(dy, first, last), within(dx, first, last)
     zero, one, alpha = x.dtype.type(0), x.dtype.type(1), x.dtype.type(alpha)
@@ -181,14 +183,14 @@ def _activate_gradient(first, last, worker, x, dy, activation, alpha, dx):
             dx[i] = dy[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _relu(first, last, worker, x, negative_slope, max_value, threshold, y):
     x, y = within(x, first, last), within(y, first, last)
     for i in range(x.size):
         y[i] = clip_relu(negative_slope, max_value, threshold, x[i])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _relu_gradient(first, last, worker, x, dy, negative_slope, max_value, threshold, dx):
     x, dy, dx = within(x, first, last), within(dy, first, last), within(dx, first, last)
     for i in range(x.size):
@@ -202,36 +204,18 @@ def _relu_gradient(first, last, worker, x, dy, negative_slope, max_value, thresh
 ROWS_BLOCK = 1 << 12
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def rows_of_task(columns):
     """How many rows of a matrix make a task, at least one."""
     return max(ROWS_BLOCK // max(columns, 1), 1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def row_maximum(row):
-    """The largest number of a row, NaN apart: its exponential is NaN whatever is subtracted from it."""
-    largest = row[0]
-    for j in range(1, row.size):
-        largest = row[j] if row[j] > largest else largest
-    return largest
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
-def row_sum(row):
-    """The sum of a row, in the order that suits vectors."""
-    total = row[0]
-    for j in range(1, row.size):
-        total += row[j]
-    return total
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def exponentiate(x):
-    """x = e^x in place, across the ends of rows, since these are often shorter than a vector."""
-    flat = x.reshape(-1)
-    for i in range(flat.size):
-        flat[i] = exp(flat[i])
+@njit(**INNER)
+def exponentiate(x, start, stop):
+    """``x[start:stop] = e^x`` in place, across the ends of rows, since these are often shorter than a vector."""
+    part = x[start:stop]
+    for i in range(part.size):
+        part[i] = exp(part[i])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -241,20 +225,17 @@ def softmax(x, y):
     share(_softmax, (x, y, rows), (x.shape[0] + rows - 1) // rows, x.size * FORMULA)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _softmax(first, last, worker, x, y, rows):
+    columns = x.shape[1]
+    logits, shares = x.reshape(-1), y.reshape(-1)
     for task in range(first, last):
-        part = slice(task * rows, min((task + 1) * rows, x.shape[0]))
-        x_rows, y_rows = x[part], y[part]
-        for i in range(y_rows.shape[0]):
-            largest = row_maximum(x_rows[i])
-            for j in range(y_rows.shape[1]):
-                y_rows[i, j] = x_rows[i, j] - largest
-        exponentiate(y_rows)
-        for i in range(y_rows.shape[0]):
-            factor = y.dtype.type(1) / row_sum(y_rows[i])
-            for j in range(y_rows.shape[1]):
-                y_rows[i, j] *= factor
+        start, stop = task * rows * columns, min((task + 1) * rows, x.shape[0]) * columns
+        for row in range(start, stop, columns):
+            subtract_from_row(logits, row, columns, row_maximum(logits, row, columns), shares, row)
+        exponentiate(shares, start, stop)
+        for row in range(start, stop, columns):
+            scale_row(shares, row, columns, y.dtype.type(1) / row_sum(shares, row, columns), shares, row)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -264,7 +245,7 @@ def softmax_gradient(y, dy, dx):
     share(_softmax_gradient, (y, dy, dx, rows), (y.shape[0] + rows - 1) // rows, y.size * MOVE)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@njit(fastmath={"reassoc", "contract"}, **INNER)
 def _dot(a, b):
     total = a.dtype.type(0)
     for j in range(a.size):
@@ -272,7 +253,7 @@ def _dot(a, b):
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _softmax_gradient(first, last, worker, y, dy, dx, rows):
     for i in range(first * rows, min(last * rows, y.shape[0])):
         y_row, dy_row, dx_row = y[i], dy[i], dx[i]

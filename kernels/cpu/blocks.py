@@ -2,6 +2,8 @@
 
 from numba import njit
 
+from .compiling import INNER
+
 # Elements of a task: several pages of memory, so that a core that runs through them reads ahead.
 BLOCK = 1 << 14
 
@@ -11,13 +13,13 @@ MOVE = 4
 FORMULA = 32
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def blocks(size):
     """The number of blocks of so many elements."""
     return (size + BLOCK - 1) // BLOCK
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def within(array, first, last):
     """The blocks ``first .. last - 1`` of a flat array.
 

@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit
 
 from .blocks import BLOCK, MOVE
+from .compiling import INNER
 from .local import local_array
 from .threads import share
 
@@ -20,7 +21,7 @@ def gather(source, order, start, batch):
     share(_gather, (source, order, start, batch, step), (rows + step - 1) // step, batch.size * MOVE)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _gather(first, last, worker, source, order, start, batch, step):
     for i in range(first * step, min(last * step, batch.shape[0])):
         source_row, batch_row = source[order[start + i]], batch[i]
@@ -41,7 +42,7 @@ def sum_into(values, place, totals):
     totals[place] = total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _sums(first, last, worker, values, sums, part):
     for k in range(first, last):
         sums[k] = 0.0
@@ -50,7 +51,7 @@ def _sums(first, last, worker, values, sums, part):
 
 
 # In the order that suits vectors.
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
+@njit(fastmath={"reassoc"}, **INNER)
 def _sum(values):
     total = values.dtype.type(0)
     for i in range(values.size):

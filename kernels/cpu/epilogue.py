@@ -8,6 +8,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from ..formulas import LINEAR, RELU
+from .compiling import INNER
 from .formulas import activate, slope_from_value
 from .simd import REGISTER_BYTES, vectors_of
 
@@ -16,7 +17,7 @@ NO_WINDOW = 0, 0
 _I32 = ir.IntType(32)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def finish(values, first, last, activation, alpha):
     """Apply an activation to ``values[first:last]``, which the product has just left in the cache."""
     part = values[first:last]
@@ -24,7 +25,7 @@ def finish(values, first, last, activation, alpha):
         part[place] = activate(activation, alpha, part[place])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def multiply_by_slope(dy, y, start, count, activation, alpha, dz, place):
     """``dz = dy * activation'(z)`` for `count` numbers, from dy and y at `start` to dz at `place`."""
     incoming, values, outgoing = dy[start : start + count], y[start : start + count], dz[place : place + count]

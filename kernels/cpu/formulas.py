@@ -3,8 +3,9 @@
 from numba import njit
 
 from .. import formulas
+from .compiling import INNER
 
-_compile = njit(cache=True, nogil=True, error_model="numpy")
+_compile = njit(**INNER)
 
 activate = _compile(formulas.activate)
 slope_from_value = _compile(formulas.slope_from_value)

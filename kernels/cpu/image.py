@@ -32,6 +32,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .compiling import INNER
 from .simd import FUSED, REGISTER_BYTES, WIDE_ROWS
 from .threads import WORKERS, share
 from .workspace import workspace
@@ -75,14 +76,14 @@ def _whole(count, step):
     return -(-count // step) * step
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _correlate(x, rows, columns, fillvalue, kernel, y, height, width, step, size, scratch, tiled, by_line):
     tasks = -(-y.shape[0] // height) * -(-y.shape[1] // width)
     arguments = (x, rows, columns, fillvalue, kernel, y, height, width, step, size, scratch, tiled, by_line)
     share(_correlate_blocks, arguments, tasks, y.size * kernel.size)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _correlate_blocks(
     first, last, worker, x, rows, columns, fillvalue, kernel, y, height, width, step, size, scratch, tiled, by_line
 ):
@@ -101,7 +102,7 @@ def _correlate_blocks(
             _sum_lines(own, step, kernel, y, i, j, block_height, block_width)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _copy_part(x, rows, columns, fillvalue, part, step):
     """Copy a part of the continued picture, by runs of columns that lie next to each other in x too."""
     source = x.reshape(-1)
@@ -124,7 +125,7 @@ def _copy_part(x, rows, columns, fillvalue, part, step):
         start = end
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _sum_lines(part, step, kernel, y, i, j, height, width):
     """Sums of any dtype: the innermost loop runs along a line of X and of y, and becomes vector instructions."""
     for line in range(height):
@@ -139,7 +140,7 @@ def _sum_lines(part, step, kernel, y, i, j, height, width):
                     total[k] += weight * shifted[k]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _sum_tiles(part, step, kernel, y, i, j, height, width):
     """Sums of float32 or float64, tile by tile; a tile that would reach beyond the block goes through scratch."""
     lanes = VECTORS * REGISTER_BYTES // y.itemsize
@@ -157,7 +158,7 @@ def _sum_tiles(part, step, kernel, y, i, j, height, width):
                         target[y_place + p * y.shape[1] + k] = part[beside + p * lanes + k]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _sum_tile(weights, height, width, x, x_place, x_step, y, y_place, y_step):
     """One tile; kernels of more cells than `CHAIN` are cut into bands of rows."""
     bands = min((height * width + CHAIN - 1) // CHAIN, height)

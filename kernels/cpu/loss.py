@@ -10,9 +10,11 @@ import math
 
 from numba import njit
 
-from .activation import exponentiate, row_maximum, row_sum, rows_of_task
+from .activation import exponentiate, rows_of_task
 from .blocks import FORMULA
+from .compiling import INNER
 from .elementary import exp, log1p
+from .rows import row_maximum, row_sum, scale_row, subtract_from_row
 from .threads import share
 
 # Keras's backend.epsilon().
@@ -28,37 +30,37 @@ def softmax_cross_entropy(logits, targets, scale, losses, gradient):
     share(_softmax_cross_entropy, arguments, tasks, logits.size * FORMULA)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _exponentials(logits, losses, gradient):
+@njit(**INNER)
+def _exponentials(logits, first, last, columns, losses, gradient):
     """e^(z - max z) of each row into `gradient`, max z into `losses`."""
-    for i in range(gradient.shape[0]):
-        largest = row_maximum(logits[i])
-        losses[i] = largest
-        for j in range(gradient.shape[1]):
-            gradient[i, j] = logits[i, j] - largest
-    exponentiate(gradient)
+    for i in range(first, last):
+        losses[i] = row_maximum(logits, i * columns, columns)
+        subtract_from_row(logits, i * columns, columns, losses[i], gradient, i * columns)
+    exponentiate(gradient, first * columns, last * columns)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _softmax_cross_entropy(first, last, worker, all_logits, all_targets, scale, all_losses, all_gradient, rows):
+@njit(**INNER)
+def _softmax_cross_entropy(first, last, worker, all_logits, all_targets, scale, losses, all_gradient, rows):
     zero = type(scale)(0)
+    count, columns = all_logits.shape
+    logits, targets, gradient = all_logits.reshape(-1), all_targets.reshape(-1), all_gradient.reshape(-1)
     for task in range(first, last):
-        part = slice(task * rows, min((task + 1) * rows, all_logits.shape[0]))
-        logits, targets, losses, gradient = all_logits[part], all_targets[part], all_losses[part], all_gradient[part]
-        _exponentials(logits, losses, gradient)
-        for i in range(gradient.shape[0]):
-            total = row_sum(gradient[i])
+        begin, end = task * rows, min((task + 1) * rows, count)
+        _exponentials(logits, begin, end, columns, losses, gradient)
+        for i in range(begin, end):
+            row = i * columns
+            total = row_sum(gradient, row, columns)
             normalizer = losses[i] + math.log(total)
             loss = weight = zero
-            for j in range(gradient.shape[1]):
-                t = targets[i, j]
+            for j in range(row, row + columns):
+                t = targets[j]
                 weight += t
                 # Where there is no target, a logit of -infinity does no harm.
-                loss += t * (normalizer - logits[i, j]) if t != zero else zero
+                loss += t * (normalizer - logits[j]) if t != zero else zero
             losses[i] = loss
             factor = scale * weight / total
-            for j in range(gradient.shape[1]):
-                gradient[i, j] = factor * gradient[i, j] - scale * targets[i, j]
+            for j in range(row, row + columns):
+                gradient[j] = factor * gradient[j] - scale * targets[j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -70,19 +72,19 @@ def sparse_softmax_cross_entropy(logits, labels, scale, losses, gradient):
     share(_sparse_softmax_cross_entropy, arguments, tasks, logits.size * FORMULA)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _sparse_softmax_cross_entropy(first, last, worker, all_logits, all_labels, scale, all_losses, all_gradient, rows):
+@njit(**INNER)
+def _sparse_softmax_cross_entropy(first, last, worker, all_logits, labels, factor, losses, all_gradient, rows):
+    count, columns = all_logits.shape
+    logits, gradient = all_logits.reshape(-1), all_gradient.reshape(-1)
     for task in range(first, last):
-        part = slice(task * rows, min((task + 1) * rows, all_logits.shape[0]))
-        logits, labels, losses, gradient = all_logits[part], all_labels[part], all_losses[part], all_gradient[part]
-        _exponentials(logits, losses, gradient)
-        for i in range(gradient.shape[0]):
-            total = row_sum(gradient[i])
-            losses[i] = losses[i] + math.log(total) - logits[i, labels[i]]
-            factor = scale / total
-            for j in range(gradient.shape[1]):
-                gradient[i, j] *= factor
-            gradient[i, labels[i]] -= scale
+        begin, end = task * rows, min((task + 1) * rows, count)
+        _exponentials(logits, begin, end, columns, losses, gradient)
+        for i in range(begin, end):
+            row = i * columns
+            total = row_sum(gradient, row, columns)
+            losses[i] = losses[i] + math.log(total) - logits[row + labels[i]]
+            scale_row(gradient, row, columns, factor / total, gradient, row)
+            gradient[row + labels[i]] -= factor
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -183,7 +185,7 @@ def sigmoid_binary_cross_entropy(logits, targets, scale, losses, gradient):
     share(_sigmoid_binary_cross_entropy, arguments, tasks, logits.size * FORMULA)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _sigmoid_binary_cross_entropy(first, last, worker, all_logits, all_targets, scale, all_losses, all_gradient, rows):
     zero, one = type(scale)(0), type(scale)(1)
     columns = all_logits.shape[1]
@@ -199,7 +201,7 @@ def _sigmoid_binary_cross_entropy(first, last, worker, all_logits, all_targets, 
             above = zero if z < zero else z
             gradient[k] = above - z * targets[k] + log1p(exp(-abs(z)))
         for i in range(losses.size):
-            losses[i] = row_sum(gradient[i * columns : (i + 1) * columns]) / type(scale)(columns)
+            losses[i] = row_sum(gradient, i * columns, columns) / type(scale)(columns)
         for k in range(gradient.size):
             z = logits[k]
             decay = exp(-abs(z))

@@ -2,8 +2,10 @@
 
 from numba import njit
 
+from .compiling import INNER
 
-@njit(cache=True, nogil=True, error_model="numpy")
+
+@njit(**INNER)
 def _argmax(row):
     """Place of the first largest entry; NaN counts as larger than any number, as for NumPy."""
     place, largest = 0, row[0]

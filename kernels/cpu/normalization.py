@@ -21,6 +21,7 @@ import numpy as np
 from numba import njit
 
 from .blocks import BLOCK, MOVE
+from .compiling import INNER
 from .local import local_array
 from .threads import share
 
@@ -30,7 +31,7 @@ PARTS = 16
 SUMS = PARTS * LINE
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _cut(x):
     """How far one line stands from the next, and how many there are; the last one may be shorter."""
     columns = x.shape[1]
@@ -38,17 +39,17 @@ def _cut(x):
     return step, (x.size + step - 1) // step
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _lines_of_part(lines):
     return (lines + PARTS - 1) // PARTS
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _lines_of_task(width):
     return BLOCK // width + 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _add_up(sums, parts, width, start, totals):
     """totals[column] = the sum over all parts, and over all places in a line, of a column."""
     columns = totals.size
@@ -60,7 +61,7 @@ def _add_up(sums, parts, width, start, totals):
         totals[c] = total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _moment(x, centre, power, totals):
     """totals[column] = sum over rows of x (power 1), or of (x - centre)^2 (power 2)."""
     sums, centres = local_array(SUMS, np.float64), local_array(LINE, x)
@@ -76,7 +77,7 @@ def _moment(x, centre, power, totals):
         _add_up(sums, parts, width, start, totals)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _moment_of_parts(first, last, worker, x, centres, power, sums, part, start, step, width):
     centre = local_array(LINE, x)
     for c in range(width):
@@ -127,7 +128,7 @@ def normalize(x, mean, variance, gamma, beta, epsilon, y):
         share(_normalize, arguments, (lines + some - 1) // some, x.size * MOVE)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _normalize(first, last, worker, x, centre, scale, shift, y, some, start, step, width):
     stop = min(last * some * step, x.size)
     for place in range(first * some * step + start, stop, step):
@@ -167,7 +168,7 @@ def batch_normalization_gradient(x, mean, variance, gamma, dy, epsilon, dx, dgam
         share(_gradient_input, arguments, (lines + some - 1) // some, x.size * MOVE)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _gradient_sums(first, last, worker, x, dy, centre, inverse, sums_gamma, sums_beta, part, start, step, width):
     by_gamma, by_beta = local_array(LINE, np.float64), local_array(LINE, np.float64)
     for k in range(first, last):
@@ -186,7 +187,7 @@ def _gradient_sums(first, last, worker, x, dy, centre, inverse, sums_gamma, sums
             sums_beta[k * LINE + c] = by_beta[c]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _gradient_input(first, last, worker, x, dy, centre, shift, slope, scale, dx, some, start, step, width):
     stop = min(last * some * step, x.size)
     for place in range(first * some * step + start, stop, step):

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from .blocks import MOVE, blocks, within
+from .compiling import INNER
 from .local import local_array
 from .threads import share
 
@@ -37,7 +38,7 @@ def regularize(parameters, ends, l1, l2, gradients, penalty):
     penalty[0] = total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _regularize(first, last, worker, parameters, ends, l1, l2, gradients, totals, part):
     for k in range(first, last):
         totals[k] = 0.0
@@ -53,7 +54,7 @@ def _regularize(first, last, worker, parameters, ends, l1, l2, gradients, totals
 
 
 # Both sums may be taken in the order that suits vectors.
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@njit(fastmath={"reassoc", "contract"}, **INNER)
 def _penalty(parameters, l1, l2, gradients):
     zero, two_l2 = parameters.dtype.type(0), parameters.dtype.type(2) * l2
     absolute, square = 0.0, 0.0
@@ -78,7 +79,7 @@ def sgd(gradients, learning_rate, momentum, nesterov, weight_decay, parameters, 
         share(_sgd_with_momentum, arguments, tasks, work)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _sgd(first, last, worker, gradients, learning_rate, keep, parameters):
     real = parameters.dtype.type
     rate, keep = real(learning_rate), real(keep)
@@ -87,7 +88,7 @@ def _sgd(first, last, worker, gradients, learning_rate, keep, parameters):
         parameters[i] = parameters[i] * keep - rate * gradients[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _sgd_with_momentum(first, last, worker, gradients, learning_rate, momentum, nesterov, keep, parameters, velocity):
     real = parameters.dtype.type
     rate, inertia, keep = real(learning_rate), real(momentum), real(keep)
@@ -112,7 +113,7 @@ def adam(gradients, learning_rate, beta_1, beta_2, epsilon, step, weight_decay, 
     share(_adam, arguments, blocks(parameters.size), 2 * parameters.size * MOVE)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _adam(first, last, worker, gradients, rate, new_1, new_2, epsilon, keep, parameters, mean, mean_square):
     real = parameters.dtype.type
     rate, new_1, new_2, epsilon, keep = real(rate), real(new_1), real(new_2), real(epsilon), real(keep)
@@ -143,7 +144,7 @@ def rmsprop(
     share(_rmsprop, arguments, blocks(parameters.size), 2 * parameters.size * MOVE)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _rmsprop(
     first, last, worker, gradients, rate, old, new, momentum, epsilon, centered, keep,
     parameters, mean, mean_square, velocity,

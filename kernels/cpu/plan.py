@@ -192,6 +192,7 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, slope
     area = most_lines * most_pixels
     whole = area <= MOST_PIXELS
     pictures = min(-(-wanted // area), batch) if whole else 1
+    pictures = -(-batch // -(-batch // pictures))  # about as many in every task
     lines = most_lines if whole else max(1, wanted // most_pixels)
     if window[0] and not (whole or sloped):
         lines = max(lines // window[0], 1) * window[0]

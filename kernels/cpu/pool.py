@@ -15,6 +15,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .blocks import BLOCK, MOVE
+from .compiling import INNER
 from .elementary import select
 from .local import local_array
 from .prepared import prepared
@@ -24,11 +25,14 @@ from .threads import share
 # Channels that are summed up at a time.
 LINE = 1024
 
+# Tasks there are at least, where there are as many rows: few rows are shared evenly.
+TASKS = 16
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _rows_of_task(numbers):
-    """How many rows of pictures make a task, of so many numbers each."""
-    return max(BLOCK // max(numbers, 1), 1)
+
+@njit(**INNER)
+def _rows_of_task(numbers, rows):
+    """How many of so many rows of pictures make a task, of so many numbers each."""
+    return max(min(BLOCK // max(numbers, 1), rows // TASKS), 1)
 
 
 def _window(geometry):
@@ -37,15 +41,17 @@ def _window(geometry):
     return g.kernel_height, g.kernel_width, g.stride_height, g.stride_width, g.pad_top, g.pad_left
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _is_plain(window, large, small):
-    """Whether windows of two by two cells stand side by side, and no row is cut by the picture's edges."""
-    return (
-        window == (2, 2, 2, 2, 0, 0) and 2 * small.shape[1] <= large.shape[1] and 2 * small.shape[2] <= large.shape[2]
-    )
+def _is_plain(geometry):
+    """Whether windows of two by two cells stand side by side, and no row is cut by the picture's edges.
+
+    Asked in Python, so that only the loops that are wanted are compiled.
+    """
+    g = geometry
+    fits = 2 * g.out_height <= g.height and 2 * g.out_width <= g.width
+    return fits and _window(g) == (2, 2, 2, 2, 0, 0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def copy_numbers(source, start, destination, place, count):
     """Copy so many numbers from a place of one flat array to a place of another; both places are unsigned."""
     for c in range(count):
@@ -55,7 +61,7 @@ def copy_numbers(source, start, destination, place, count):
 # ------------------------------------------------------------------ maximum
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def beats(value, best):
     """Whether a later cell takes the maximum: "not <=", so that NaN does; best == best, so that nothing beats it."""
     return (not value <= best) & (best == best)
@@ -64,17 +70,23 @@ def beats(value, best):
 @prepared
 def max_pool2d(x, geometry, y, winner):
     """The largest cell of each window, and its number within the window, row by row."""
+    if _is_plain(geometry):
+        return _max_pool2d_2x2, (x, y, winner)
     return _max_pool2d, (x, _window(geometry), y, winner)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _max_pool2d_2x2(x, y, winner):
+    rows = y.shape[0] * y.shape[1]
+    step = _rows_of_task(x[0, 0].size * 2, rows)
+    share(_max_rows_2x2, (x, y, winner, step), (rows + step - 1) // step, x.size * MOVE)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _max_pool2d(x, window, y, winner):
-    step = _rows_of_task(x[0, 0].size * window[2])
-    tasks = (y.shape[0] * y.shape[1] + step - 1) // step
-    if _is_plain(window, x, y):
-        share(_max_rows_2x2, (x, y, winner, step), tasks, x.size * MOVE)
-    else:
-        share(_max_rows, (x, window, y, winner, step), tasks, x.size * MOVE)
+    rows = y.shape[0] * y.shape[1]
+    step = _rows_of_task(x[0, 0].size * window[2], rows)
+    share(_max_rows, (x, window, y, winner, step), (rows + step - 1) // step, x.size * MOVE)
 
 
 @intrinsic
@@ -127,7 +139,7 @@ def _give_to_winner(typing, given, places, out, cells, corner, right, below):
     return types.void(given, places, place, cells, place, place, place), code
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _max_rows_2x2(first, last, worker, x, y, winner, step):
     batch, out_height, out_width, channels = y.shape
     height, width = x.shape[1], x.shape[2]
@@ -174,7 +186,7 @@ def largest_of_windows(cells, corner, below, right, window, count, channels, top
         out += next_out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _max_rows(first, last, worker, x, window, y, winner, step):
     kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left = window
     batch, out_height, out_width, channels = y.shape
@@ -211,21 +223,26 @@ def _max_rows(first, last, worker, x, window, y, winner, step):
 @prepared
 def max_pool2d_gradient(dy, winner, geometry, dx):
     """dx[cell] = sum of dy over the windows whose winner is the cell."""
+    if _is_plain(geometry):
+        return _max_pool2d_gradient_2x2, (dy, winner, dx)
     return _max_pool2d_gradient, (dy, winner, _window(geometry), dx)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _max_pool2d_gradient(dy, winner, window, dx):
-    step = _rows_of_task(dx[0, 0].size)
-    tasks = (dx.shape[0] * dx.shape[1] + step - 1) // step
-    if _is_plain(window, dx, dy):
-        tasks = (dy.shape[0] * dy.shape[1] + step - 1) // step
-        share(_max_gradient_rows_2x2, (dy, winner, dx, step), tasks, dx.size * MOVE)
-    else:
-        share(_max_gradient_rows, (dy, winner, window, dx, step), tasks, dx.size * MOVE)
+def _max_pool2d_gradient_2x2(dy, winner, dx):
+    rows = dy.shape[0] * dy.shape[1]
+    step = _rows_of_task(dx[0, 0].size * 2, rows)
+    share(_max_gradient_rows_2x2, (dy, winner, dx, step), (rows + step - 1) // step, dx.size * MOVE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _max_pool2d_gradient(dy, winner, window, dx):
+    rows = dx.shape[0] * dx.shape[1]
+    step = _rows_of_task(dx[0, 0].size, rows)
+    share(_max_gradient_rows, (dy, winner, window, dx, step), (rows + step - 1) // step, dx.size * MOVE)
+
+
+@njit(**INNER)
 def _max_gradient_rows_2x2(first, last, worker, dy, winner, dx, step):
     lanes = REGISTER_BYTES // dx.itemsize
     batch, out_height, out_width, channels = dy.shape
@@ -252,14 +269,14 @@ def _max_gradient_rows_2x2(first, last, worker, dy, winner, dx, step):
             dx[picture, u, 2 * out_width if u < 2 * out_height else 0 :] = zero
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _windows_over(place, pad, kernel, stride, count):
     """First and last + 1 of the windows that cover a cell, on one axis."""
     first = max((place + pad - kernel + stride) // stride, 0)
     return first, min((place + pad) // stride + 1, count)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _max_gradient_rows(first, last, worker, dy, winner, window, dx, step):
     kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left = window
     out_height, out_width, channels = dy.shape[1:]
@@ -286,7 +303,7 @@ def _max_gradient_rows(first, last, worker, dy, winner, window, dx, step):
 # ------------------------------------------------------------------ mean
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _real_cells(first, kernel, extent):
     """How many of the cells first .. first + kernel - 1 lie within 0 .. extent - 1."""
     return min(first + kernel, extent) - max(first, 0)
@@ -295,20 +312,26 @@ def _real_cells(first, kernel, extent):
 @prepared
 def average_pool2d(x, geometry, y):
     """The mean of the real cells of each window."""
+    if _is_plain(geometry):
+        return _average_pool2d_2x2, (x, y)
     return _average_pool2d, (x, _window(geometry), y)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _average_pool2d(x, window, y):
-    step = _rows_of_task(x[0, 0].size * window[2])
-    tasks = (y.shape[0] * y.shape[1] + step - 1) // step
-    if _is_plain(window, x, y):
-        share(_average_rows_2x2, (x, y, step), tasks, x.size * MOVE)
-    else:
-        share(_average_rows, (x, window, y, step), tasks, x.size * MOVE)
+def _average_pool2d_2x2(x, y):
+    rows = y.shape[0] * y.shape[1]
+    step = _rows_of_task(x[0, 0].size * 2, rows)
+    share(_average_rows_2x2, (x, y, step), (rows + step - 1) // step, x.size * MOVE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _average_pool2d(x, window, y):
+    rows = y.shape[0] * y.shape[1]
+    step = _rows_of_task(x[0, 0].size * window[2], rows)
+    share(_average_rows, (x, window, y, step), (rows + step - 1) // step, x.size * MOVE)
+
+
+@njit(**INNER)
 def _average_rows_2x2(first, last, worker, x, y, step):
     batch, out_height, out_width, channels = y.shape
     height, width = x.shape[1], x.shape[2]
@@ -327,7 +350,7 @@ def _average_rows_2x2(first, last, worker, x, y, step):
                 means[out + c] = (upper + lower) * quarter
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _average_rows(first, last, worker, x, window, y, step):
     kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left = window
     batch, out_height, out_width, channels = y.shape
@@ -364,20 +387,26 @@ def _average_rows(first, last, worker, x, window, y, step):
 @prepared
 def average_pool2d_gradient(dy, geometry, dx):
     """dx[cell] = sum over the windows that hold the cell of dy / (real cells of the window)."""
+    if _is_plain(geometry):
+        return _average_pool2d_gradient_2x2, (dy, dx)
     return _average_pool2d_gradient, (dy, _window(geometry), dx)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _average_pool2d_gradient(dy, window, dx):
-    step = _rows_of_task(dx[0, 0].size)
-    tasks = (dx.shape[0] * dx.shape[1] + step - 1) // step
-    if _is_plain(window, dx, dy):
-        share(_average_gradient_rows_2x2, (dy, dx, step), tasks, dx.size * MOVE)
-    else:
-        share(_average_gradient_rows, (dy, window, dx, step), tasks, dx.size * MOVE)
+def _average_pool2d_gradient_2x2(dy, dx):
+    rows = dx.shape[0] * dx.shape[1]
+    step = _rows_of_task(dx[0, 0].size, rows)
+    share(_average_gradient_rows_2x2, (dy, dx, step), (rows + step - 1) // step, dx.size * MOVE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _average_pool2d_gradient(dy, window, dx):
+    rows = dx.shape[0] * dx.shape[1]
+    step = _rows_of_task(dx[0, 0].size, rows)
+    share(_average_gradient_rows, (dy, window, dx, step), (rows + step - 1) // step, dx.size * MOVE)
+
+
+@njit(**INNER)
 def _average_gradient_rows_2x2(first, last, worker, dy, dx, step):
     out_height, out_width, channels = dy.shape[1:]
     batch, height, width, _ = dx.shape
@@ -396,7 +425,7 @@ def _average_gradient_rows_2x2(first, last, worker, dy, dx, step):
         dx[picture, u, 2 * out_width if u < 2 * out_height else 0 :] = dx.dtype.type(0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _average_gradient_rows(first, last, worker, dy, window, dx, step):
     kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left = window
     out_height, out_width, channels = dy.shape[1:]

@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit
 
+from .compiling import INNER
 from .elementary import select
 from .formulas import philox4x32
 from .local import local_array
@@ -33,7 +34,7 @@ def _dropout(x, rate, seed, stream, step, y):
     share(_dropout_part, arguments, (x.size + TASK - 1) // TASK, x.size * WORK)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _draw(first_block, stream, step, key0, key1, words):
     """The words of consecutive blocks."""
     for block in range(words.size // 4):
@@ -43,7 +44,7 @@ def _draw(first_block, stream, step, key0, key1, words):
         words[4 * block], words[4 * block + 1], words[4 * block + 2], words[4 * block + 3] = drawn
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _dropout_part(first, last, worker, x, rate, seed, stream, step, y):
     threshold = np.uint32(rate * 4294967296.0)
     scale, zero = x.dtype.type(1.0 / (1.0 - rate)), x.dtype.type(0)

@@ -1,9 +1,9 @@
 """How work is shared among threads: ``share(body, arguments, tasks, work)``, from compiled code.
 
 A kernel is a compiled function over a range of independent tasks, ``body(first, last, worker, ...)``.  The caller and
-the workers of its team take chunks of the range in turn until none is left.  A task writes nothing that another reads,
-apart from scratch memory of its own worker, and does not depend on how the range was cut, so that results are bitwise
-the same for any number of threads.
+the workers of its team take chunks of the range in turn until none is left: single tasks, or equal shares of little
+work.  A task writes nothing that another reads, apart from scratch memory of its own worker, and does not depend on how
+the range was cut, so that results are bitwise the same for any number of threads.
 
 The workers are threads of Python that live in compiled code, without Python's lock, and wait there: first in a loop
 that looks for the next job (a step of training has one every few microseconds), then asleep on a lock.  Starting a job
@@ -41,8 +41,15 @@ from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-# Multiply-adds below which a kernel is not worth a second thread: about five microseconds of one core.
-SERIAL_WORK = 1 << 18
+from .compiling import INNER
+
+# Multiply-adds that are worth a thread: a kernel with fewer has none but the caller, one with more a helper for each so
+# many.  About three microseconds of one core, where waking a helper that still looks for work takes less than one.
+SERIAL_WORK = 1 << 17
+
+# Multiply-adds from which on tasks are taken one by one, so that whoever is fast does more.  With fewer, each thread
+# takes one run of neighbours: the next kernel then finds in its core's cache what this one has written.
+LARGE_WORK = 1 << 22
 
 # How often an idle worker looks before it falls asleep, some tens of nanoseconds each, and how often a thread looks
 # for one that should come at once before it gives up its core to it.
@@ -249,23 +256,23 @@ def _call(typing, function, arguments, first, last, worker):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def run(job, tasks, chunk):
+def run(job, tasks, work):
     """Run an outlined job: every task once, by the caller and by the team; returns when all are done.
 
     Parameters
     ----------
     job : tuple of int
         From `outline`.
-    tasks : int
-    chunk : int
-        Tasks that are taken at a time; all of them: the caller works alone.
+    tasks, work : int
+        As for `share`.
     """
     body, arguments = job
-    helpers = min(read(HELPERS), (tasks + chunk - 1) // chunk - 1)
+    helpers = min(read(HELPERS), min(tasks - 1, work // SERIAL_WORK))
     if helpers <= 0 or exchange(BUSY, 1):
         if tasks > 0:
             _call(body, arguments, 0, tasks, 0)
         return
+    chunk = 1 if work >= LARGE_WORK else (tasks + helpers) // (helpers + 1)
     write(BODY, body)
     write(ARGUMENTS, arguments)
     write(TASKS, tasks)
@@ -295,7 +302,7 @@ def _wake(worker):
         _release_lock(read(own + LOCK))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _take_chunks(worker):
     body, arguments, tasks, chunk = read(BODY), read(ARGUMENTS), read(TASKS), read(CHUNK)
     first = add(NEXT, chunk)
@@ -343,7 +350,7 @@ def share(body, arguments, tasks, work):
     work : int
         Multiply-adds, or elements moved, of all tasks together: too few are not shared.
     """
-    run(outline(body, arguments), tasks, 1 if work >= SERIAL_WORK else tasks)
+    run(outline(body, arguments), tasks, work)
 
 
 # ------------------------------------------------------------------ the team

@@ -10,6 +10,7 @@ from .toolkit import cuda as _cuda
 from .toolkit import describe, probe
 
 if _cuda is not None:
+    from ..repetition import repetition
     from .activation import activate, activate_gradient, relu, relu_gradient, softmax, softmax_gradient
     from .correlate import correlate2d, correlate2d_gradient_filters, correlate2d_gradient_input
     from .correlate_pool import (

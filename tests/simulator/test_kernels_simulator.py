@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cuda
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
-from kernel_checks import CHECKS, MEMORY, NOT_PROPAGATING, Data, check_memory, check_special_values
+from kernel_checks import CHECKS, MEMORY, NOT_PROPAGATING, Data, check_memory, check_repetition, check_special_values
 
 CORRELATIONS = [
     {"geometry": correlation_geometry((2, 5, 4, 3), (3, 2), 5, padding="same"), "activation": 1},
@@ -185,3 +185,7 @@ def test_results_are_bitwise_repeatable(name):
 
 def test_memory():
     check_memory(cuda)
+
+
+def test_repetition():
+    check_repetition(cuda)

@@ -1,0 +1,131 @@
+"""Short rows of numbers by vectors: their maximum and their sum, and what softmax does to each of their numbers.
+
+LLVM makes loops of several vectors a turn, and leaves rows shorter than that, which ten classes are, to single numbers.
+Here a turn is one vector, and what is left beyond whole vectors goes number by number.
+
+All four are intrinsics that take a flat array, the place where the row starts, and its length.  A view of a row, or the
+array handed to a function, would cost more than the row: Numba counts references to arrays, and all threads to the same
+one in the same place.
+"""
+
+import contextlib
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .simd import REGISTER_BYTES, vectors_of
+
+_I64 = ir.IntType(64)
+
+
+def _lanes(kind):
+    """Numbers of a vector, and what rounds a count down to whole vectors."""
+    lanes = REGISTER_BYTES // (kind.dtype.bitwidth // 8)
+    return lanes, _I64(-lanes)
+
+
+@contextlib.contextmanager
+def _loop(builder, first, stop, step):
+    """The places ``first, first + step, ...`` below `stop`."""
+    with cgutils.for_range_slice(builder, first, stop, _I64(step), intp=_I64) as (place, _):
+        yield place
+
+
+def _spread(builder, number, lanes):
+    """A vector of one number."""
+    empty = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
+    first = builder.insert_element(empty, number, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
+
+
+def _reduction(combine, begin):
+    """The intrinsic that makes one number of a row: of its vectors lane by lane, of the lanes by halves, of the rest.
+
+    Parameters
+    ----------
+    combine : callable
+        ``combine(builder, first, second)``, of two vectors or numbers.
+    begin : callable
+        ``begin(number)`` of the row's first number: what combines with the row without effect.
+    """
+
+    @intrinsic
+    def reduce(typing, numbers, start, count):
+        def code(context, builder, signature, arguments):
+            numbers, start, count = arguments
+            read, _ = vectors_of(context, builder, signature.args[0], numbers)
+            data = context.make_array(signature.args[0])(context, builder, numbers).data
+            lanes, mask = _lanes(signature.args[0])
+            whole = builder.add(start, builder.and_(count, mask))
+            neutral = begin(builder.load(builder.gep(data, [start])))
+            vectors = cgutils.alloca_once_value(builder, _spread(builder, neutral, lanes))
+            with _loop(builder, start, whole, lanes) as place:
+                builder.store(combine(builder, builder.load(vectors), read(place)), vectors)
+            vector = builder.load(vectors)
+            while lanes > 1:
+                lanes //= 2
+                halves = [list(range(first, first + lanes)) for first in (0, lanes)]
+                masks = [ir.Constant(ir.VectorType(ir.IntType(32), lanes), half) for half in halves]
+                vector = combine(builder, *(builder.shuffle_vector(vector, vector, mask) for mask in masks))
+            total = cgutils.alloca_once_value(builder, builder.extract_element(vector, ir.IntType(32)(0)))
+            with _loop(builder, whole, builder.add(start, count), 1) as place:
+                number = builder.load(builder.gep(data, [place]))
+                builder.store(combine(builder, builder.load(total), number), total)
+            return builder.load(total)
+
+        return numbers.dtype(numbers, types.intp, types.intp), code
+
+    return reduce
+
+
+def _larger(builder, first, second):
+    """The larger one; the first where one is NaN."""
+    return builder.select(builder.fcmp_ordered(">", second, first), second, first)
+
+
+def _sum(builder, first, second):
+    return builder.fadd(first, second)
+
+
+# The largest of ``numbers[start : start + count]``, NaN apart: its exponential is NaN whatever is subtracted from it.
+row_maximum = _reduction(_larger, lambda number: number)
+
+# The sum of ``numbers[start : start + count]``.
+row_sum = _reduction(_sum, lambda number: number.type(0.0))
+
+
+def _with_number(instruction):
+    """The intrinsic ``target[into + j] = instruction(source[start + j], number)`` for ``0 <= j < count``."""
+
+    @intrinsic
+    def operate(typing, source, start, count, number, target, into):
+        def code(context, builder, signature, arguments):
+            source, start, count, number, target, into = arguments
+            read, _ = vectors_of(context, builder, signature.args[0], source)
+            _, write = vectors_of(context, builder, signature.args[4], target)
+            datas = [
+                context.make_array(signature.args[place])(context, builder, arguments[place]).data for place in (0, 4)
+            ]
+            apply = getattr(builder, instruction)
+            lanes, mask = _lanes(signature.args[0])
+            everywhere = _spread(builder, number, lanes)
+            whole = builder.and_(count, mask)
+            with _loop(builder, _I64(0), whole, lanes) as j:
+                write(apply(read(builder.add(start, j)), everywhere), builder.add(into, j))
+            with _loop(builder, whole, count, 1) as j:
+                given, taken = (
+                    builder.gep(data, [builder.add(first, j)]) for data, first in zip(datas, (start, into), strict=True)
+                )
+                builder.store(apply(builder.load(given), number), taken)
+            return context.get_dummy_value()
+
+        place = types.intp
+        return types.void(source, place, place, source.dtype, target, place), code
+
+    return operate
+
+
+subtract_from_row = _with_number("fsub")
+scale_row = _with_number("fmul")
