@@ -226,9 +226,8 @@ def cost(geometry, tile, gradient=None):
     tiles = g.batch * _tile_starts(target[1], tile, g.dilation_height).size
     tiles *= _tile_starts(target[2], tile, g.dilation_width).size
     of_product, of_source, of_target, of_filter = COSTS[tile, g.kernel_height]
-    if gradient == "filters":
-        if (tile + g.kernel_height - 1) ** 2 * g.channels * g.out_channels > NEAR_SUMS:
-            of_product *= FAR_SUMS_FACTOR
+    if gradient == "filters" and (tile + g.kernel_height - 1) ** 2 * g.channels * g.out_channels > NEAR_SUMS:
+        of_product *= FAR_SUMS_FACTOR
     if gradient in ("filters", "outputs"):
         of_target = of_source  # of dz, too, more numbers are made than there were
     if gradient != "filters":
