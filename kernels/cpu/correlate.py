@@ -33,6 +33,7 @@ from numba import njit
 
 from ..formulas import LINEAR, RELU
 from . import narrow, winograd, winograd_input
+from .compiling import INNER
 from .epilogue import NO_WINDOW, finish, make_dz
 from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
 from .pool import largest_of_windows
@@ -143,7 +144,7 @@ def _correlate(
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _pack_filters(first, last, worker, filters, turned, packed, tables):
     """Copy the filters into panels: a task is one panel of one group."""
     plan = numbers_of(tables)
@@ -164,7 +165,7 @@ def _pack_filters(first, last, worker, filters, turned, packed, tables):
             place += channels * 2 * lanes
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _correlate_tasks(
     first, last, worker, source, values, winner, slope, slope_alpha, packed, bias, activation, alpha, target,
     tables, scratch, none, lanewise,
@@ -248,7 +249,7 @@ def _correlate_tasks(
                 )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _copy_part(source, values, winner, window, slope, alpha, picture, pictures, band, scratch, own, plan):
     """A task's part of the source, times the slopes of an activation, with zeros around it."""
     channels = plan.channels
@@ -295,7 +296,7 @@ def _correlate_gradient_filters(
     share(_add_up, (sums, dfilters.reshape(-1), dbias, tables, slots), plan.depth + 1, slots * plan.slot_size)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _add_slots(
     first, last, worker, x, dy, y, winner, activation, alpha, sums, tables, slots, scratch, none, ones, lanewise
 ):
@@ -358,7 +359,7 @@ def _add_slots(
                 started = True
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _widened_dz(dy, y, winner, activation, alpha, pixel, count, scratch, dz, plan):
     """dz of some pixels: as it lies in dy and, where a group is narrower than a vector, widened after that."""
     lanes = REGISTER_BYTES // dy.itemsize
@@ -375,7 +376,7 @@ def _widened_dz(dy, y, winner, activation, alpha, pixel, count, scratch, dz, pla
                 widened += lanes
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _add_up(first, last, worker, sums, dfilters, dbias, tables, slots):
     """Add the slots in order: a task is one row of the filters' gradient; the last one is the bias."""
     plan = numbers_of(tables)

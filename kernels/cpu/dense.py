@@ -25,6 +25,7 @@ import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR, RELU
+from .compiling import INNER
 from .epilogue import finish, multiply_by_slope
 from .local import local_array
 from .prepared import prepared
@@ -118,7 +119,7 @@ def _kernel_gradient(x, dy, y, activation, alpha, dkernel, dbias, tables, packin
     _product(x, dz, packing, bool(0), none, np.intp(LINEAR), alpha, dkernel, dz.shape[0], tables, none, rest)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _add_rows(dz, dbias, scratch):
     """The sum of dz over the batch, block after block."""
     rows, outputs = dz.shape
@@ -133,7 +134,7 @@ def _add_rows(dz, dbias, scratch):
             dbias[f] += block[f]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _dz(dy, y, activation, alpha, scratch):
     """dy times the activation's slope, at the start of the scratch memory."""
     dz = scratch[: dy.size]
@@ -141,7 +142,7 @@ def _dz(dy, y, activation, alpha, scratch):
     return dz.reshape(dy.shape)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _product(a, b, packing, turned, bias, activation, alpha, c, depth, tables, none, scratch):
     """C = A B with bias and activation, where B is given turned over or not."""
     lanes = REGISTER_BYTES // a.itemsize
@@ -160,7 +161,7 @@ def _product(a, b, packing, turned, bias, activation, alpha, c, depth, tables, n
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _pack(first, last, worker, b, turned, width, packed):
     """Copy B into panels: a task is one of them."""
     lanes = REGISTER_BYTES // b.itemsize
@@ -173,7 +174,7 @@ def _pack(first, last, worker, b, turned, width, packed):
         pack_panel(flat, place, step, depth, count, turned, packed, panel * depth * 2 * lanes)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _product_rows(first, last, worker, a, packed, packing, bias, activation, alpha, c, depth, tables, none, scratch):
     lanes = REGISTER_BYTES // a.itemsize
     count, width = c.shape
@@ -207,7 +208,7 @@ def _product_rows(first, last, worker, a, packed, packing, bias, activation, alp
         finish(flat, begin * width, end * width, activation, alpha)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _add_blocks(a, rows, columns, packed, b_rows, b_panel, none, sums, width):
     """A task's sums in panels of their own, block after block of the depth."""
     lanes = REGISTER_BYTES // a.itemsize
@@ -224,6 +225,6 @@ def _add_blocks(a, rows, columns, packed, b_rows, b_panel, none, sums, width):
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _panels(width, lanes):
     return (width + 2 * lanes - 1) // (2 * lanes)

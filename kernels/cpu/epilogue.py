@@ -40,7 +40,7 @@ def multiply_by_slope(dy, y, start, count, activation, alpha, dz, place):
             outgoing[i] = incoming[i] * slope_from_value(activation, alpha, values[i])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def make_dz(dy, y, winner, window, width, channels, pixel, count, activation, alpha, dz, place):
     """dz of `count` pixels from number `pixel` on, of pictures `width` wide, to `place`.
 

@@ -76,7 +76,7 @@ def _whole(count, step):
     return -(-count // step) * step
 
 
-@njit(**INNER)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _correlate(x, rows, columns, fillvalue, kernel, y, height, width, step, size, scratch, tiled, by_line):
     tasks = -(-y.shape[0] // height) * -(-y.shape[1] // width)
     arguments = (x, rows, columns, fillvalue, kernel, y, height, width, step, size, scratch, tiled, by_line)

@@ -30,6 +30,7 @@ import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR
+from .compiling import INNER
 from .epilogue import multiply_by_slope
 from .plan import Tables, phases_by_strides
 from .prepared import prepared
@@ -70,12 +71,12 @@ class Plan(NamedTuple):
     work: int  # multiply-adds of all
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _numbers_of(tables):
     return tables[:PLAN_SIZE].view(PLAN)[0]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _phases_of(tables):
     return tables[PLAN_SIZE : _numbers_of(tables).phases_end].view(PHASE)
 
@@ -176,7 +177,7 @@ def _gradient(dy, y, activation, alpha, filters, dx, tables, work, scratch, none
     share(_gradient_tasks, arguments, plan.batch * plan.bands, work)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _gradient_tasks(first, last, worker, dy, y, activation, alpha, filters, dx, tables, scratch, none, ones):
     plan = _numbers_of(tables)
     own = scratch[worker * plan.scratch_of_worker : (worker + 1) * plan.scratch_of_worker]
@@ -188,7 +189,7 @@ def _gradient_tasks(first, last, worker, dy, y, activation, alpha, filters, dx, 
                 _sum_taps(picture, band, group, phase, own, dx, tables, none, ones)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _make_cols(dy, y, activation, alpha, filters, picture, band, group, own, tables, none):
     """The product of the filters with a band's pixels, panel after panel, and the zeros around it."""
     plan = _numbers_of(tables)
@@ -223,7 +224,7 @@ def _make_cols(dy, y, activation, alpha, filters, picture, band, group, own, tab
         own[start + place + cells : start + plan.row_size] = 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _copy_cells(dy, y, activation, alpha, origin, cell, count, group, own, plan):
     """A group's dz of some cells of the band that starts at pixel `origin`: zeros behind the end of a line."""
     channels, width = plan.source_channels, plan.group_targets
@@ -246,7 +247,7 @@ def _copy_cells(dy, y, activation, alpha, origin, cell, count, group, own, plan)
         count -= run
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _sum_taps(picture, band, group, phase, own, dx, tables, none, ones):
     """One phase of a band of dx: a plane of sums for each channel, and then pixel by pixel."""
     plan = _numbers_of(tables)

@@ -3,6 +3,7 @@
 from numba import njit
 
 from .blocks import BLOCK, MOVE
+from .compiling import INNER
 from .threads import share
 
 
@@ -14,7 +15,7 @@ def zero_pad2d(x, top, left, y):
     share(_zero_pad_rows, (x, top, left, y, step), tasks, y.size * MOVE)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _zero_pad_rows(first, last, worker, x, top, left, y, step):
     batch, height, width, channels = x.shape
     lines, padded = x.reshape(batch * height, width * channels), y.reshape(-1, y.shape[2] * y.shape[3])
@@ -39,7 +40,7 @@ def crop2d(x, top, left, y):
     share(_crop_rows, (x, top, left, y, step), tasks, y.size * MOVE)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _crop_rows(first, last, worker, x, top, left, y, step):
     batch, height, width, channels = y.shape
     lines, padded = y.reshape(batch * height, width * channels), x.reshape(-1, x.shape[2] * x.shape[3])

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from .compiling import INNER
 from .epilogue import NO_WINDOW
 from .product import lanes, panels
 from .threads import WORKERS
@@ -87,13 +88,13 @@ class Plan(NamedTuple):
     by_lanes: object  # True where channels do not mix, else None, for which Numba leaves out the code for it
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def numbers_of(tables):
     """The plan's own numbers."""
     return tables[:PLAN_SIZE].view(PLAN)[0]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def phases_of(tables):
     """Its phases."""
     return tables[PLAN_SIZE : numbers_of(tables).phases_end].view(PHASE)

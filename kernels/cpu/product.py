@@ -10,6 +10,7 @@ import functools
 import numpy as np
 from numba import njit
 
+from .compiling import INNER
 from .simd import (
     LANEWISE_ROWS,
     NARROW_ROWS,
@@ -39,7 +40,7 @@ def steps(count, step):
     return np.arange(count, dtype=np.int64) * step
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def panel_start(panel, width, lanes):
     """First column of a panel: the last one ends with the matrix."""
     left = width - 2 * lanes * panel
@@ -48,7 +49,7 @@ def panel_start(panel, width, lanes):
     return max(min(2 * lanes * panel, width - lanes), 0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def product(
     a, a_origin, rows, columns, b, b_origin, b_rows, b_panel, bias, floor, c, c_origin, c_rows, c_panel, width, add
 ):
@@ -92,7 +93,7 @@ def product(
                 )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def product_lanewise(
     a, a_origin, rows, columns, b, b_origin, b_rows, b_panel, bias, floor, c, c_origin, c_rows, c_panel, width, add
 ):
@@ -115,7 +116,7 @@ def product_lanewise(
                 )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def pack_panel(b, place, step, depth, count, turned, packed, into):
     """Copy one panel of B: `depth` rows of `count` numbers, the first at `place`, and zeros beside them.
 

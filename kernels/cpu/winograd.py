@@ -60,6 +60,7 @@ from numba import njit
 
 from ..formulas import LINEAR, RELU
 from . import winograd_input
+from .compiling import INNER
 from .epilogue import NO_WINDOW, finish, make_dz
 from .pool import largest_of_windows
 from .prepared import prepared
@@ -419,7 +420,7 @@ def _correlate(
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _transform_filters(first, last, worker, filters, turned, packed, numbers, scratch):
     """U: a task is one panel of it, of all positions."""
     plan = numbers[0]
@@ -443,7 +444,7 @@ def _transform_filters(first, last, worker, filters, turned, packed, numbers, sc
             )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _correlate_blocks(
     first, last, worker, source, values, winner, slope, slope_alpha, packed, bias, activation, alpha, target,
     numbers, tables, scratch, none,
@@ -482,7 +483,7 @@ def _correlate_blocks(
             _finish_outputs(target, tile, count, activation, alpha, tables, plan)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _place_of(tile, tables, plan):
     """Picture, line and column of the target where a tile starts."""
     tile_line, tile_column = divmod(tile, plan.tile_columns)
@@ -490,14 +491,14 @@ def _place_of(tile, tables, plan):
     return picture, tables[4][tile_line], tables[5][tile_column]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _part_inside(first, step, count, extent):
     """Of the cells ``first, first + step, ...``, those from the first number to before the second lie in the extent."""
     start = min(max((step - 1 - first) // step, 0), count)
     return start, min(max((extent - first + step - 1) // step, start), count)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _transform_inputs(source, values, winner, slope, alpha, tile, count, tables, scratch, into, gathered, sums, plan):
     """V of the tiles ``tile .. tile + count - 1``, or, where there are sums of dz to be made as well, dM.
 
@@ -556,7 +557,7 @@ def _transform_inputs(source, values, winner, slope, alpha, tile, count, tables,
             into += 2 * lanes
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _transform_outputs(bias, floor, target, tile, count, start, width, tables, scratch, own, plan):
     """Outputs of some tiles, of `width` filters from `start` on, as far as they lie inside the target."""
     lanes = REGISTER_BYTES // target.itemsize
@@ -589,7 +590,7 @@ def _transform_outputs(bias, floor, target, tile, count, start, width, tables, s
         products += 2 * lanes
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _pool_outputs(
     bias, floor, activation, alpha, target, winner, tile, count, start, width, tables, scratch, own, plan
 ):  # fmt: skip
@@ -620,7 +621,7 @@ def _pool_outputs(
         products += 2 * lanes
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _finish_outputs(target, tile, count, activation, alpha, tables, plan):
     """Apply the activation to the outputs of some tiles."""
     for number in range(tile, tile + count):
@@ -653,7 +654,7 @@ def _gradient_filters(x, dy, y, winner, activation, alpha, dfilters, dbias, numb
     share(_add_up, (sums, dfilters.reshape(-1), dbias, numbers, slots, rest), plan.channels + 1, slots * plan.slot_size)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, numbers, tables, slots, scratch, none):
     """Each slot's sums over its tiles: of all positions panels of V^T dM, then dbias."""
     plan = numbers[0]
@@ -691,7 +692,7 @@ def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, n
             started = True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _add_up(first, last, worker, sums, dfilters, dbias, numbers, slots, scratch):
     """Add the slots in order and transform: a task is one channel; the last one is the bias."""
     plan = numbers[0]

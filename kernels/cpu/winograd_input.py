@@ -19,6 +19,7 @@ import math
 import numpy as np
 from numba import njit
 
+from .compiling import INNER
 from .epilogue import make_dz
 from .prepared import prepared
 from .product import lanes, pack_panel, panel_start, panels, product, steps
@@ -119,7 +120,7 @@ def _gradient(dy, y, winner, activation, alpha, filters, dx, numbers, tables, sc
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _transform_filters(first, last, worker, filters, packed, numbers, scratch):
     """U, turned over: a task is one panel of it, of all positions."""
     plan = numbers[0]
@@ -139,7 +140,7 @@ def _transform_filters(first, last, worker, filters, packed, numbers, scratch):
             )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def _add_pictures(first, last, worker, dy, y, winner, activation, alpha, packed, dx, numbers, tables, scratch, none):
     """dx of some pictures: of all tiles dz transformed, the products, and what they add."""
     plan = numbers[0]
@@ -171,7 +172,7 @@ def _add_pictures(first, last, worker, dy, y, winner, activation, alpha, packed,
                 _add_tile(dx, picture, number, start, width, shared, scratch, own, plan)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _place_of(picture, number, plan):
     """Picture, line and column of dz where a tile starts."""
     tile_line, tile_column = divmod(number, plan.tile_columns)
@@ -179,7 +180,7 @@ def _place_of(picture, number, plan):
     return picture + behind, tile_line * plan.tile, tile_column * plan.tile
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _transform_tile(dy, y, winner, activation, alpha, picture, number, scratch, own, plan):
     """``A dz A^T`` of one tile; beyond the picture dz is 0."""
     lanes = REGISTER_BYTES // dy.itemsize
@@ -203,7 +204,7 @@ def _transform_tile(dy, y, winner, activation, alpha, picture, number, scratch, 
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(**INNER)
 def _add_tile(dx, picture, number, start, width, shared, scratch, own, plan):
     """Add ``B M B^T`` of one tile to `width` channels of dx from `start` on, but for the first that are `shared`."""
     lanes = REGISTER_BYTES // dx.itemsize
