@@ -283,7 +283,7 @@ def check_correlate2d_max_pool2d(device, data, geometry, activation, window=(2, 
 
 
 def pooled_gradient(data, geometry, activation, window):
-    """Inputs of both gradients, and dz with its size in full."""
+    """Inputs of both gradients, and those of the same signs for the sizes of the terms."""
     pool = pooling_after(geometry, window)
     dy, y = data.signal(pool.output_shape), layer_value(data, pool.output_shape, activation)
     winner = data.random.integers(0, pool.kernel_height * pool.kernel_width, pool.output_shape)
@@ -291,19 +291,18 @@ def pooled_gradient(data, geometry, activation, window):
         "dy": dy, "y": y, "winner": winner.astype(np.uint8), "geometry": geometry, "activation": activation,
         "alpha": ALPHA, "pool": pool,
     }  # fmt: skip
-    slope = reference.slope_from_value(activation, ALPHA, y)
-    return inputs, *(reference.max_pool2d_gradient(given, winner, pool) for given in (dy * slope, magnitude(dy)))
+    return inputs, {**inputs, "dy": magnitude(dy), "activation": reference.LINEAR}
 
 
 @check
 def check_correlate2d_max_pool2d_gradient_input(device, data, geometry, activation, window=(2, 2)):
     g = geometry
     filters = data.numbers(g.filters_shape)
-    inputs, dz, scale = pooled_gradient(data, g, activation, window)
+    inputs, sizes = pooled_gradient(data, g, activation, window)
     outputs = {"dx": data.garbage(g.input_shape)}
     outputs = run(device, "correlate2d_max_pool2d_gradient_input", {**inputs, "filters": filters}, outputs)
-    expected = reference.correlate2d_gradient_input(dz, dz, filters, g, reference.LINEAR, ALPHA)
-    scale = reference.correlate2d_gradient_input(scale, scale, magnitude(filters), g, reference.LINEAR, ALPHA)
+    expected = reference.correlate2d_max_pool2d_gradient_input(**inputs, filters=filters)
+    scale = reference.correlate2d_max_pool2d_gradient_input(**sizes, filters=magnitude(filters))
     terms = g.kernel_height * g.kernel_width * (g.out_channels // g.groups)
     assert_close(outputs[0], expected, data.dtype, terms, scale)
     return outputs
@@ -313,11 +312,11 @@ def check_correlate2d_max_pool2d_gradient_input(device, data, geometry, activati
 def check_correlate2d_max_pool2d_gradient_filters(device, data, geometry, activation, window=(2, 2)):
     g = geometry
     x = data.signal(g.input_shape)
-    inputs, dz, scale = pooled_gradient(data, g, activation, window)
+    inputs, sizes = pooled_gradient(data, g, activation, window)
     outputs = {"dfilters": data.garbage(g.filters_shape), "dbias": data.garbage(g.out_channels)}
     outputs = run(device, "correlate2d_max_pool2d_gradient_filters", {**inputs, "x": x}, outputs)
-    expected = reference.correlate2d_gradient_filters(x, dz, dz, g, reference.LINEAR, ALPHA)
-    scales = reference.correlate2d_gradient_filters(magnitude(x), scale, scale, g, reference.LINEAR, ALPHA)
+    expected = reference.correlate2d_max_pool2d_gradient_filters(**inputs, x=x)
+    scales = reference.correlate2d_max_pool2d_gradient_filters(**sizes, x=magnitude(x))
     terms = g.batch * g.out_height * g.out_width
     for got, exact, size in zip(outputs, expected, scales, strict=True):
         assert_close(got, exact, data.dtype, terms, size)

@@ -255,6 +255,22 @@ def max_pool2d_gradient(dy, winner, geometry):
     return _unpad(dx_padded, geometry)
 
 
+def correlate2d_max_pool2d(x, filters, bias, geometry, activation, alpha, pool):
+    """Returns ``(y, winner)`` of the pooling."""
+    return max_pool2d(correlate2d(x, filters, bias, geometry, activation, alpha), pool)
+
+
+def correlate2d_max_pool2d_gradient_input(dy, y, winner, filters, geometry, activation, alpha, pool):
+    dz = max_pool2d_gradient(double(dy) * slope_from_value(activation, alpha, y), winner, pool)
+    return correlate2d_gradient_input(dz, dz, filters, geometry, LINEAR, alpha)
+
+
+def correlate2d_max_pool2d_gradient_filters(x, dy, y, winner, geometry, activation, alpha, pool):
+    """Returns ``(dfilters, dbias)``."""
+    dz = max_pool2d_gradient(double(dy) * slope_from_value(activation, alpha, y), winner, pool)
+    return correlate2d_gradient_filters(x, dz, dz, geometry, LINEAR, alpha)
+
+
 def average_pool2d(x, geometry):
     padded = _pad(x, geometry)
     real = _pad(np.ones(geometry.input_shape), geometry)

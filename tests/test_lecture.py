@@ -41,6 +41,7 @@ def build_digit_reader(input_shape, receptive_field, n_filters, n_neurons_connec
 
 
 def test_the_grid_search_over_digits(capsys):
+    gpuconv.utils.set_random_seed(2)
     images, labels = datasets.digits.load_data()
     inputs = images[:, :, :, np.newaxis]
     targets = to_categorical(labels)
