@@ -30,7 +30,8 @@ if toolkit.SIMULATED:
 
 from cuda_compiling import Launch, assemble, launches, ptx_of
 
-CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
+# Those that `test_gpu_static` assembles for too; the committed table has all that are supported.
+CAPABILITIES = ((7, 5), (8, 0), (9, 0), (12, 0))
 LAUNCHING = [name for name in TABLE if name not in MEMORY]  # the others allocate and copy: they compile nothing
 REGISTERS_OF_BLOCK = 65536
 

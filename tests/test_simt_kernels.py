@@ -32,6 +32,8 @@ CAPABILITIES = ((7, 5), (9, 0))
 
 # The same variants that are compiled for `test_cuda_ptx`, and a problem of several blocks each way.
 CORRELATIONS = [{"geometry": geometry, "activation": activation} for geometry, activation in _CORRELATIONS.values()]
+# The first with fewer filters than a thread has sums of.
+CORRELATIONS[0] = {"geometry": correlation_geometry((2, 6, 5, 3), 3, 3, padding="same"), "activation": formulas.RELU}
 SEVERAL_BLOCKS = correlation_geometry((2, 9, 8, 5), 3, 70, padding="same")
 CORRELATIONS.append({"geometry": SEVERAL_BLOCKS, "activation": formulas.TANH})
 # A first layer whose filters are written four at a time, which leave a part of the block's unused.
@@ -40,6 +42,8 @@ CORRELATIONS.append({"geometry": correlation_geometry((1, 5, 6, 1), 3, 12), "act
 SHARED_SUMS = {"geometry": correlation_geometry((1, 3, 3, 30), 3, 5, padding="same"), "activation": formulas.RELU}
 CORRELATIONS.append(SHARED_SUMS)
 POOLINGS = [{"geometry": geometry} for geometry in _POOLS.values()]
+# Windows side by side that leave a column over.
+POOLINGS.append({"geometry": pooling_geometry((1, 4, 5, 4), 2)})
 PADDINGS = [
     {"shape": (2, 3, 4, 3), "padding": ((1, 2), (3, 1))},
     {"shape": (2, 2, 3, 8), "padding": ((0, 1), (2, 0))},
@@ -47,10 +51,10 @@ PADDINGS = [
 DENSES = [{"shape": layer[:3], "activation": layer[3]} for layer in _LAYERS.values()]
 DENSES.append({"shape": (70, 33, 67), "activation": formulas.TANH})
 ACTIVATIONS = [{"shape": (7, 41), "activation": number} for number in range(8)]
-RELUS = [{"shape": (2, 3, 50), "negative_slope": 0.25, "max_value": 1.0, "threshold": 0.5}]
+RELUS = [{"shape": (2, 3, 49), "negative_slope": 0.25, "max_value": 1.0, "threshold": 0.5}]
 # Windows that leave cells over, and one that is as large as the picture.
 POOLED_CORRELATIONS = [
-    {"geometry": correlation_geometry((2, 6, 5, 3), 3, 5, padding="same"), "activation": formulas.RELU},
+    {"geometry": correlation_geometry((2, 6, 5, 3), 3, 3, padding="same"), "activation": formulas.RELU},
     {"geometry": correlation_geometry((1, 9, 8, 2), (3, 2), 3, (2, 1)), "activation": formulas.TANH, "window": (3, 2)},
     {"geometry": correlation_geometry((1, 7, 8, 1), 3, 12), "activation": formulas.RELU},
 ]

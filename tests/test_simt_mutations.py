@@ -57,7 +57,7 @@ SHOWN_BY = {
     "column_gradients_kernel": ["batch_normalization_gradient"],
     "add_chunks_kernel": ["batch_normalization_gradient"],
     "input_gradient_kernel": ["batch_normalization_gradient"],
-    "mean_loss_kernel": ["mean_squared_error", "binary_cross_entropy"],
+    "mean_loss_kernel": ["mean_squared_error", "sigmoid_binary_cross_entropy"],
     "element_loss": ["mean_squared_error", "binary_cross_entropy", "sigmoid_binary_cross_entropy"],
     "clip_probability": ["cross_entropy", "binary_cross_entropy"],
     "is_clipped": ["cross_entropy", "binary_cross_entropy"],
@@ -94,6 +94,17 @@ EQUIVALENT = {
     ("cells_inside", "first_row + a < p.kernel_height"): "patches past the last row meet filters of zero",
     ("seen_from", "moved >= 0"): "to an unsigned division a negative number is a large one",
     ("_prepare", "activation != LINEAR"): "the slope of a linear layer is 1",
+    ("largest_column", "column < columns"): "numbers past a row's end repeat the best one, which none of them precedes",
+    **{
+        (kernel, "covered > chunk"): "only saves reads: the numbers are those that were there"
+        for kernel in (
+            "softmax_kernel",
+            "softmax_gradient_kernel",
+            "softmax_cross_entropy_kernel",
+            "cross_entropy_kernel",
+            "sparse_softmax_cross_entropy_kernel",
+        )
+    },
     ("regularize_kernel", "absolute != real(0)"): FASTER,
     ("regularize_kernel", "square != real(0)"): FASTER,
 }
@@ -163,7 +174,7 @@ class Listening(Gpu):
 
 def limit(name):
     """Steps after which a mutant will not end any more."""
-    return 2 * steps(name).longest
+    return 4 * steps(name).longest
 
 
 # What synchronises the threads of its blocks.
@@ -191,6 +202,10 @@ def test_no_kernel_with_barriers_is_left_out():
     assert wanted == found
 
 
+# Strips pass through registers where copies cannot be asynchronous: that is a loop of its own.
+OLDER, NEWER = (7, 5), (9, 0)
+ARCHITECTURES = {"product": (NEWER, OLDER)}
+
 CONDITIONS = [condition for module in MODULES for condition in mutants.conditions(module)]
 
 
@@ -212,7 +227,8 @@ def test_nothing_is_noticed_of_comparisons_that_stay(module):
 def test_every_comparison_is_missed(condition):
     offered = mutants.switchable(condition.module)
     noticed = (
-        is_noticed(mutants.WithoutCondition(condition, limit=limit(name)), name, offered)
+        is_noticed(mutants.WithoutCondition(condition, limit=limit(name), capability=capability), name, offered)
+        for capability in ARCHITECTURES.get(condition.module, (NEWER,))
         for name in shown_by(condition)
     )
     assert any(noticed), "it can be dropped"

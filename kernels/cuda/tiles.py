@@ -114,7 +114,7 @@ if SIMULATED:
     SCALAR_TILES = (RegisterTile(8, 8, 8, 2, 2, 4, 4, 2, 1),)
     THREE_PRODUCT_TILES = FRAGMENT_TILES = (RegisterTile(16, 32, 16, 2, 2, 8, 8, 4, 1),)
     ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 8, 3
-    FILTER_TILES = (RegisterTile(16, 8, 4, 2, 4, 4, 2, 2, 1), RegisterTile(8, 8, 4, 2, 4, 4, 2, 2, 1))
+    FILTER_TILES = (RegisterTile(16, 8, 8, 2, 4, 4, 2, 2, 1), RegisterTile(8, 8, 4, 2, 4, 4, 2, 2, 1))
     CHUNK_THREADS, SMALLEST_CHUNK = 16, 16
     FIRST_THREADS = 8
     WARP, ROW_THREADS, MOST_ROW_BLOCKS, MOST_HELD = 4, 8, 4, 4
@@ -247,13 +247,14 @@ def row_width(real, columns, *addresses):
 
 def row_tile(real, columns, *addresses):
     """As few lanes, and as few registers each, as hold a row; a longer row is taken in chunks."""
-    return _row_tile(columns, row_width(real, columns, *addresses))
+    most_held = MOST_HELD * 4 // np.dtype(real).itemsize
+    return _row_tile(columns, row_width(real, columns, *addresses), most_held)
 
 
 @functools.lru_cache(maxsize=1024)
-def _row_tile(columns, width):
+def _row_tile(columns, width, most_held):
     lanes = min(_power_of_two(blocks_for(columns, width)), WARP)
-    held = min(_power_of_two(blocks_for(columns, lanes * width)) * width, MOST_HELD)
+    held = min(_power_of_two(blocks_for(columns, lanes * width)) * width, most_held)
     return RowTile(lanes, ROW_THREADS // lanes, held, width, blocks_for(columns, lanes * held))
 
 
