@@ -9,6 +9,7 @@ import functools
 import numpy as np
 import pytest
 from gpuconv.kernels.cuda import tiles
+from gpuconv.kernels.geometry import pooling_geometry
 from kernel_checks import CHECKS, NAN_ONLY, NOT_PROPAGATING, UNPADDED, Data
 from simt import Gpu, mutants
 from simt.errors import SimtError
@@ -131,11 +132,15 @@ def calls(name):
             "correlate2d_max_pool2d": [0, -1],
         }
         cases = [cases[number] for number in shown.get(name, [0])]
-    special = {**CASES[name][0], **(UNPADDED if name.startswith("correlate2d") else {})}
+    special = {**CASES[name][0], **(UNPADDED if name.startswith("correlate2d") and "gradient" in name else {})}
     if name not in NOT_PROPAGATING:
         cases.append((special, (np.nan,) * 8))
         if name not in NAN_ONLY:
             cases.append((special, (-np.inf,) * 3))
+    if name == "max_pool2d":
+        # Windows of several NaN, and padded ones of nothing but infinities.
+        cases.append((special, (np.nan,) * 100))
+        cases.append(({"geometry": pooling_geometry((1, 3, 3, 1), 2, 1, ((1, 0), (1, 0)))}, (-np.inf,) * 200))
     return cases
 
 

@@ -151,7 +151,7 @@ else:
     FIRST_THREADS = 128
     # Elementwise kernels: one thread a vector until the grid is full, then in strides of the grid.
     ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 256, 16384
-    # Row by row kernels: up to a warp for each row, up to so many numbers of a row in the registers of a lane.
+    # Row by row kernels: up to a warp for each row, up to so many float32 numbers of a row in the registers of a lane.
     WARP, ROW_THREADS, MOST_ROW_BLOCKS, MOST_HELD = 32, 128, 16384, 16
     # Column by column kernels: rows are split until the grid has about so many blocks, but not below so many rows.
     COLUMN_THREADS, COLUMNS_OF_BLOCK, COLUMN_BLOCKS, LEAST_COLUMN_ROWS = 256, 32, 512, 256
