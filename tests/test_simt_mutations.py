@@ -8,13 +8,13 @@ import functools
 
 import numpy as np
 import pytest
+from cuda_cases import CASES
 from gpuconv.kernels.cuda import tiles
 from gpuconv.kernels.geometry import pooling_geometry
 from kernel_checks import CHECKS, NAN_ONLY, NOT_PROPAGATING, UNPADDED, Data
 from simt import Gpu, mutants
 from simt.errors import SimtError
 from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cannot be had
-from test_simt_kernels import CASES
 
 MODULES = (
     "activation", "correlate", "correlate_filters", "correlate_first", "correlate_pool", "data", "direct", "image",

@@ -1,0 +1,94 @@
+"""Calls that are made again and again, as one graph of launches.
+
+To start a kernel takes Python and the driver tens of microseconds, and a small kernel is done in three.  A repetition's
+launches are captured in a CUDA graph, which the driver starts as a whole; `counting` has what changes in between.
+Where nothing captures, because there is no CuPy, the functions are called again.
+
+A graph is kept for the next time that the same functions get the same arguments: addresses, not arrays, which
+nothing here keeps alive.  The epochs of a training run share one.
+"""
+
+from collections import OrderedDict
+
+from .. import precision
+from .. import repetition as plain
+from ..repetition import Counter
+from . import toolkit
+from .counting import ROWS, Table, Tabled
+
+# As many as the networks of a grid search have kinds of batches.
+_MOST_GRAPHS = 16
+_graphs = OrderedDict()
+
+
+def repetition(calls):
+    """Make calls again that have been made once: see `gpuconv.kernels.repetition.repetition`."""
+    counters = [argument for _, arguments in calls for argument in arguments if isinstance(argument, Counter)]
+    call_again = plain.repetition(calls)
+    made = 1
+
+    def repeat(times):
+        nonlocal made
+        graph = _graph_of(calls)
+        if graph is None:
+            call_again(times)
+            return
+        launch, table = graph
+        while times:
+            some = min(times, ROWS)
+            if counters:
+                table.fill([Counter(counter + made * counter.step, counter.step) for counter in counters], some)
+            for _ in range(some):
+                launch()
+            made, times = made + some, times - some
+
+    return repeat
+
+
+def _graph_of(calls):
+    """The graph of the calls and its table, or None."""
+    key = _identity(calls)
+    if key not in _graphs:
+        _graphs[key] = _captured(calls)
+        if len(_graphs) > _MOST_GRAPHS:
+            _graphs.popitem(last=False)
+    _graphs.move_to_end(key)
+    return _graphs[key]
+
+
+def _captured(calls):
+    columns = sum(isinstance(argument, Counter) for _, arguments in calls for argument in arguments)
+    table = Table(columns) if columns else None
+
+    def make_calls():
+        if table:
+            table.advance()
+        column = 0
+        for kernel, arguments in calls:
+            placed = []
+            for argument in arguments:
+                if isinstance(argument, Counter):
+                    argument, column = Tabled(argument, table, column), column + 1
+                placed.append(argument)
+            kernel(*placed)
+
+    launch = toolkit.capture(make_calls)
+    return launch and (launch, table)
+
+
+def _identity(calls):
+    """What a graph of these calls depends on, the addresses of scratch memory included."""
+    scratch = toolkit.workspaces()
+    return (
+        precision.get_precision(), *map(_argument, scratch),
+        *((kernel, *map(_argument, arguments)) for kernel, arguments in calls),
+    )  # fmt: skip
+
+
+def _argument(argument):
+    """An argument, as far as a graph depends on it."""
+    if isinstance(argument, Counter):
+        return Counter, argument.step
+    if hasattr(argument, "__cuda_array_interface__"):
+        return argument.__cuda_array_interface__["data"][0], argument.shape, argument.dtype
+    return argument
