@@ -82,7 +82,10 @@ class Table:
         words = np.zeros((2 + times, len(self._numbers)), np.uint64)
         for column, (counter, number) in enumerate(zip(counters, self._numbers, strict=True)):
             numbers = np.array([number(int(counter) + k * counter.step) for k in range(times)])
-            words[2:, column].view(numbers.dtype)[:: words.itemsize // numbers.itemsize] = numbers
+            # In the first bytes of a word.
+            padded = np.zeros((times, words.itemsize // numbers.itemsize), numbers.dtype)
+            padded[:, 0] = numbers
+            words[2:, column] = padded.view(np.uint64)[:, 0]
         self._words[: 2 + times].copy_to_device(words, stream=toolkit.stream())
 
     def advance(self):

@@ -18,22 +18,19 @@ from .counting import ROWS, Table, Tabled
 
 # As many as the networks of a grid search have kinds of batches.
 _MOST_GRAPHS = 16
-_graphs = OrderedDict()
+graphs = OrderedDict()
 
 
 def repetition(calls):
     """Make calls again that have been made once: see `gpuconv.kernels.repetition.repetition`."""
+    if not toolkit.captures():
+        return plain.repetition(calls)
     counters = [argument for _, arguments in calls for argument in arguments if isinstance(argument, Counter)]
-    call_again = plain.repetition(calls)
     made = 1
 
     def repeat(times):
         nonlocal made
-        graph = _graph_of(calls)
-        if graph is None:
-            call_again(times)
-            return
-        launch, table = graph
+        launch, table = _graph(calls, len(counters))
         while times:
             some = min(times, ROWS)
             if counters:
@@ -45,42 +42,36 @@ def repetition(calls):
     return repeat
 
 
-def _graph_of(calls):
-    """The graph of the calls and its table, or None."""
+def _graph(calls, columns):
+    """What launches the graph of the calls, and its table."""
     key = _identity(calls)
-    if key not in _graphs:
-        _graphs[key] = _captured(calls)
-        if len(_graphs) > _MOST_GRAPHS:
-            _graphs.popitem(last=False)
-    _graphs.move_to_end(key)
-    return _graphs[key]
+    if key not in graphs:
+        table = Table(columns) if columns else None
+        graphs[key] = toolkit.capture(lambda: _make(calls, table)), table
+        if len(graphs) > _MOST_GRAPHS:
+            graphs.popitem(last=False)
+    graphs.move_to_end(key)
+    return graphs[key]
 
 
-def _captured(calls):
-    columns = sum(isinstance(argument, Counter) for _, arguments in calls for argument in arguments)
-    table = Table(columns) if columns else None
-
-    def make_calls():
-        if table:
-            table.advance()
-        column = 0
-        for kernel, arguments in calls:
-            placed = []
-            for argument in arguments:
-                if isinstance(argument, Counter):
-                    argument, column = Tabled(argument, table, column), column + 1
-                placed.append(argument)
-            kernel(*placed)
-
-    launch = toolkit.capture(make_calls)
-    return launch and (launch, table)
+def _make(calls, table):
+    """Call the functions, with counters that stand in the table."""
+    if table:
+        table.advance()
+    column = 0
+    for kernel, arguments in calls:
+        placed = []
+        for argument in arguments:
+            if isinstance(argument, Counter):
+                argument, column = Tabled(argument, table, column), column + 1
+            placed.append(argument)
+        kernel(*placed)
 
 
 def _identity(calls):
     """What a graph of these calls depends on, the addresses of scratch memory included."""
-    scratch = toolkit.workspaces()
     return (
-        precision.get_precision(), *map(_argument, scratch),
+        precision.get_precision(), *map(_argument, toolkit.workspaces()),
         *((kernel, *map(_argument, arguments)) for kernel, arguments in calls),
     )  # fmt: skip
 

@@ -182,6 +182,14 @@ def _out_of_memory(shape, dtype):
     )
 
 
+def captures():
+    """Whether launches can be captured: by the streams of CuPy, where there is CuPy.
+
+    Called as ``toolkit.captures()``, so that a test can replace it.
+    """
+    return _pool() is not None
+
+
 def capture(calls):
     """What ``calls()`` launches, as a function that launches it again, as one graph.
 
@@ -195,13 +203,9 @@ def capture(calls):
 
     Returns
     -------
-    callable or None
-        None where there is no CuPy, whose streams capture.
+    callable
     """
-    pool = _pool()
-    if pool is None:
-        return None
-    with pool.stream as stream:
+    with _pool().stream as stream:
         stream.begin_capture()
         try:
             calls()

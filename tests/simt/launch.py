@@ -7,12 +7,12 @@ its PTX is executed, with the grid and the block that a GPU would get.
 
 import contextlib
 import functools
-from collections import OrderedDict
 
 import numba
 import numpy as np
 import pytest
-from gpuconv.kernels.cuda import repetition, toolkit
+from gpuconv.kernels.cuda import toolkit
+from gpuconv.kernels.cuda.repetition import graphs
 
 from gpuconv import device as devices
 
@@ -177,10 +177,12 @@ class Gpu:
             patch.setattr(toolkit, "multiprocessors", lambda: self.multiprocessors)
             patch.setattr(toolkit, "allocate", self.empty)
             patch.setattr(toolkit, "capture", self.capture)
-            patch.setattr(repetition, "_graphs", OrderedDict())
+            patch.setattr(toolkit, "captures", lambda: True)
             patch.setattr(toolkit, "stream", lambda: self)
             patch.setattr(devices, "cuda_status", lambda: (True, "a machine that executes PTX"))
+            graphs.clear()  # those of another machine
             yield self
+            graphs.clear()
 
 
 @functools.lru_cache(maxsize=512)
