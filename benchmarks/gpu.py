@@ -30,7 +30,8 @@ from .workers import gpuconv as own_worker
 from .workers import inputs
 from .workers import torch as torch_worker
 
-SAMPLES, SAMPLE_SECONDS = 15, 0.002
+# A GPU that has been idle runs slowly for a while.
+SAMPLES, SAMPLE_SECONDS, WARM_SECONDS = 15, 0.002, 0.05
 # Every version of one shape, and 3x3 layers of the others.
 VERSIONS_OF = "128x15x15x32"
 NETWORKS = (("digits", 100, 200), ("cifar10", 32, 100), ("cifar10", 128, 50))
@@ -41,6 +42,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=["limits", "correlation", "operations", "training"])
     parser.add_argument("--precision", nargs="+", default=["float32"], choices=precision.CHOICES)
+    parser.add_argument("--work", nargs="+", default=[""], metavar="TEXT", help="only works that contain one of these")
     parser.add_argument("--output", type=Path, help="folder for gpu.json and gpu.md")
     parser.add_argument("--compile-only", type=int, nargs=2, metavar=("PART", "PARTS"), help="time nothing")
     arguments = parser.parse_args(arguments)
@@ -49,6 +51,9 @@ def main(arguments=None):
         compile_part(*arguments.compile_only)
         return
     results = {"machine": machine(), "rows": []}
+
+    def wanted(work):
+        return any(text in work for text in arguments.work)
 
     def add(section, work, library, seconds, **more):
         row = {"section": section, "work": work, "library": library, "seconds": seconds, **more}
@@ -63,7 +68,7 @@ def main(arguments=None):
         for choice in arguments.precision if section != "limits" else ["float32"]:
             gpuconv.set_precision(choice)
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = choice == "tf32"
-            SECTIONS[section](lambda *row, **more: add(section, *row, **more, precision=choice))  # noqa: B023
+            SECTIONS[section](lambda *row, **more: add(section, *row, **more, precision=choice), wanted)  # noqa: B023
 
 
 def machine():
@@ -122,6 +127,7 @@ def torch_seconds(call):
 
 def median(replay):
     """The median of several samples, each long enough for the clock."""
+    replay(max(1, int(WARM_SECONDS / max(replay(3), 1e-7))))
     times = max(1, int(SAMPLE_SECONDS / max(replay(3), 1e-7)))
     return statistics.median(replay(times) for _ in range(SAMPLES))
 
@@ -146,7 +152,7 @@ def empty(shape, dtype=np.float32):
 # sections
 
 
-def limits(add):
+def limits(add, _wanted):
     """What memory and the multiply-adds can do, as PyTorch reaches it."""
     source = torch.randn(1 << 28, device="cuda")
     target = torch.empty_like(source)
@@ -198,9 +204,9 @@ def torch_correlation(case, layout):
     )  # fmt: skip
 
 
-def correlation(add):
+def correlation(add, wanted):
     """Layers and their gradients."""
-    for case in correlation_cases():
+    for case in filter(lambda case: wanted(case["work"]), correlation_cases()):
         more = {"flops": case["flops"]}
         attempt(add, case["work"], "gpuconv", lambda: own_seconds(own_correlation(case)), **more)  # noqa: B023
         with torch.inference_mode():
@@ -211,10 +217,10 @@ def correlation(add):
                 )  # fmt: skip
 
 
-def operations(add):
+def operations(add, wanted):
     """What `gpu_works` lists besides correlations, by the bytes of its arrays."""
     for work in gpu_works.works():
-        if work.function.startswith("correlate2d"):
+        if work.function.startswith("correlate2d") or not wanted(work.name):
             continue
         sizes = []
 
@@ -228,18 +234,24 @@ def operations(add):
         attempt(add, work.name, "gpuconv", lambda: own_seconds(call), bytes=sum(sizes), flops=work.flops)  # noqa: B023
 
 
-def training(add):
+def training(add, wanted):
     """Steps of training and batches of inference, by the clock."""
     for network, batch, steps in NETWORKS:
         case = {"network": network, "batch": batch, "steps": steps}
         work = f"{network}, batch {batch}"
+        if not wanted(work):
+            continue
         model, (x, y) = own_worker.create_network(network, "cuda"), own_worker.data(case)
         fit = lambda: model.fit(x, y, batch_size=batch, verbose=0)  # noqa: E731, B023
         predict = lambda: model.predict(x, batch_size=batch, verbose=0)  # noqa: E731, B023
         attempt(add, f"{work}, training step", "gpuconv", lambda: clock(fit, steps))  # noqa: B023
         attempt(add, f"{work}, inference", "gpuconv", lambda: clock(predict, steps))  # noqa: B023
         for name, layout in torch_worker.LAYOUTS.items():
-            train, infer = torch_network(case, layout)
+            train, graphed, infer = torch_network(case, layout)
+            attempt(
+                add, f"{work}, training step", "torch", lambda: clock(graphed(), steps),  # noqa: B023
+                variant=f"{name}, CUDA graph",
+            )  # fmt: skip
             attempt(add, f"{work}, training step", "torch", lambda: clock(train, steps), variant=name)  # noqa: B023
             attempt(add, f"{work}, inference", "torch", lambda: clock(infer, steps), variant=name)  # noqa: B023
 
@@ -263,6 +275,38 @@ def torch_network(case, layout):
     model = torch_worker.create_network(case["network"], layout).cuda()
     optimizer = torch_worker.create_optimizer(case["network"], model, fused=True)
     loss = nn.CrossEntropyLoss()
+    x_batch, labels_batch = torch.empty_like(x[: case["batch"]]), torch.empty_like(labels[: case["batch"]])
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        loss(model(x_batch), labels_batch).backward()
+        optimizer.step()
+
+    def graphed():
+        """Training whose steps are one graph each, as PyTorch's notes on CUDA graphs say."""
+        for group in optimizer.param_groups:
+            group["capturable"] = True
+        x_batch.copy_(x[: case["batch"]])
+        labels_batch.copy_(labels[: case["batch"]])
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.graph(graph):
+            step()
+
+        def replay():
+            for chosen in torch.randperm(len(x), device="cuda").split(case["batch"]):
+                torch.index_select(x, 0, chosen, out=x_batch)
+                torch.index_select(labels, 0, chosen, out=labels_batch)
+                graph.replay()
+            torch.cuda.synchronize()
+
+        return replay
 
     def train():
         for chosen in torch.randperm(len(x), device="cuda").split(case["batch"]):
@@ -275,7 +319,7 @@ def torch_network(case, layout):
     def predict():
         return torch.cat([model(part) for part in x.split(case["batch"])]).cpu()
 
-    return train, predict
+    return train, graphed, predict
 
 
 def compile_part(part, parts):
