@@ -54,7 +54,7 @@ def launch(kernel, blocks, threads, *arguments):
 def _configured(kernel, blocks, threads):
     with warnings.catch_warnings():
         # Numba warns of every grid under 128 blocks; small problems have small grids.
-        warnings.filterwarnings("ignore", message="Grid size")
+        warnings.filterwarnings("ignore", message=".*Grid size")
         return kernel[blocks, threads, stream()]
 
 
