@@ -15,6 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .builders import spread
 from .simd import REGISTER_BYTES, vectors_of
 
 _I64 = ir.IntType(64)
@@ -31,13 +32,6 @@ def _loop(builder, first, stop, step):
     """The places ``first, first + step, ...`` below `stop`."""
     with cgutils.for_range_slice(builder, first, stop, _I64(step), intp=_I64) as (place, _):
         yield place
-
-
-def _spread(builder, number, lanes):
-    """A vector of one number."""
-    empty = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
-    first = builder.insert_element(empty, number, ir.IntType(32)(0))
-    return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
 def _reduction(combine, begin):
@@ -60,7 +54,7 @@ def _reduction(combine, begin):
             lanes, mask = _lanes(signature.args[0])
             whole = builder.add(start, builder.and_(count, mask))
             neutral = begin(builder.load(builder.gep(data, [start])))
-            vectors = cgutils.alloca_once_value(builder, _spread(builder, neutral, lanes))
+            vectors = cgutils.alloca_once_value(builder, spread(builder, neutral, lanes))
             with _loop(builder, start, whole, lanes) as place:
                 builder.store(combine(builder, builder.load(vectors), read(place)), vectors)
             vector = builder.load(vectors)
@@ -110,7 +104,7 @@ def _with_number(instruction):
             ]
             apply = getattr(builder, instruction)
             lanes, mask = _lanes(signature.args[0])
-            everywhere = _spread(builder, number, lanes)
+            everywhere = spread(builder, number, lanes)
             whole = builder.and_(count, mask)
             with _loop(builder, _I64(0), whole, lanes) as j:
                 write(apply(read(builder.add(start, j)), everywhere), builder.add(into, j))
