@@ -4,11 +4,12 @@
 
     x = n ln 2 + r,  |r| <= ln 2 / 2        e^x = 2^n e^r,  with Taylor's series for e^r
     s = t / (2 + t)                         log(1 + t) = 2 (s + s^3 / 3 + s^5 / 5 + ...)
+    x = 2^n m,  sqrt(1/2) <= m < sqrt(2)    log x = n ln 2 + log m
 
 n is taken by adding a number so large that its last digit counts ones; 2^n by moving n to where a floating-point
-number keeps its exponent.  ``n ln 2`` is subtracted in two parts, the first of which has so few digits that its product
+number keeps its exponent, and taken from there for the logarithm.  ``n ln 2`` is subtracted in two parts, the first of which has so few digits that its product
 is exact: Cody and Waite, "Software Manual for the Elementary Functions" (1980).  Results are within one and a half
-units of the last place (two for the logarithm); overflow, denormal numbers, infinities and NaN are as in `math`.
+units of the last place (three for the logarithms); overflow, denormal numbers, infinities and NaN are as in `math`.
 """
 
 import math
@@ -33,6 +34,11 @@ def exp(x):
 def expm1(x):
     """e^x - 1, with all digits near zero."""
     return math.expm1(x)
+
+
+def log(x):
+    """The natural logarithm of a positive number that is neither denormal nor infinite; of NaN it is NaN."""
+    return math.log(x)
 
 
 def log1p(t):
@@ -118,6 +124,18 @@ def _functions(real, digits, bias, lowest, highest, exact, exp_terms, log_terms)
 
         return n(n), code
 
+    @intrinsic
+    def exponent(typing, x):
+        def code(context, builder, signature, arguments):
+            number, whole = arguments[0].type, ir.IntType(x.bitwidth)
+            view = {32: np.int32, 64: np.int64}[x.bitwidth]
+            bits = builder.sub(builder.bitcast(arguments[0], whole), whole(int(real(0.5**0.5).view(view))))
+            # A whole number becomes a floating one by standing where the last digits of a large one are.
+            n = builder.add(builder.ashr(bits, whole(digits)), whole(int(rounder.view(view))))
+            return builder.fsub(builder.bitcast(n, number), number(1.5 * 2**digits))
+
+        return x(x), code
+
     @njit
     def reduce(x):
         n = (x * inverse + rounder) - rounder
@@ -147,7 +165,14 @@ def _functions(real, digits, bias, lowest, highest, exact, exp_terms, log_terms)
         s = t / (two + t)
         return s * logarithm(s * s)
 
-    return {"exp": exp, "expm1": expm1, "log1p": log1p}
+    @njit
+    def log(x):
+        n = exponent(x)
+        t = x * power_of_2(-n) - one
+        s = t / (two + t)
+        return n * high + (n * low + s * logarithm(s * s))
+
+    return {"exp": exp, "expm1": expm1, "log": log, "log1p": log1p}
 
 
 _FUNCTIONS = {
@@ -165,6 +190,12 @@ def _exp(x):
 @overload(expm1)
 def _expm1(x):
     function = _FUNCTIONS[x]["expm1"]
+    return lambda x: function(x)
+
+
+@overload(log)
+def _log(x):
+    function = _FUNCTIONS[x]["log"]
     return lambda x: function(x)
 
 

@@ -34,7 +34,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..formulas import LINEAR, RELU
-from .builders import constant, keep_loop, multiply_add, spread
+from .builders import constant, keep_loop, lanes_of, multiply_add, spread
 from .compiling import INNER
 from .pool import largest_cell, rows_of_task
 from .product import lanes
@@ -46,7 +46,7 @@ from .workspace import workspace
 MOST_TERMS = 32
 
 # Windows whose sums are complete before they join the slot's, and slots of the gradient: at most so many.
-WINDOW_BLOCK, MOST_SLOTS = 64, 16
+WINDOW_BLOCK, MOST_SLOTS = 32, 16
 
 _I64 = ir.IntType(64)
 
@@ -196,7 +196,7 @@ def _correlate(x, filters, bias, activation, columns, steps, y, winner):
 @njit(**INNER)
 def _correlate_lines(first, last, worker, x, filters, bias, activation, columns, steps, y, winner, step):
     right, below, next_window, next_line, next_picture = steps
-    lanes = REGISTER_BYTES // x.itemsize
+    lanes = lanes_of(x)
     floor = x.dtype.type(0) if activation == RELU else x.dtype.type(-np.inf)
     batch, height, width, channels = y.shape
     cells, weights, tops, places = x.reshape(-1), filters.reshape(-1), y.reshape(-1), winner.reshape(-1)
@@ -343,7 +343,7 @@ def _gradient(x, dy, y, winner, activation, columns, corners, steps, slots, scra
 @njit(**INNER)
 def _add_slots(first, last, worker, x, dy, y, winner, activation, columns, corners, steps, slots, scratch):
     right, below, _, _, next_picture = steps
-    lanes = REGISTER_BYTES // x.itemsize
+    lanes = lanes_of(x)
     limit = x.dtype.type(0) if activation == RELU else x.dtype.type(np.nan)
     batch, height, width, channels = dy.shape
     area, terms = height * width, columns.size
@@ -373,7 +373,7 @@ def _add_slots(first, last, worker, x, dy, y, winner, activation, columns, corne
 @njit(**INNER)
 def _add_up(scratch, slots, terms, row, channels, gradient):
     """Add the slots in order, for one row of the gradient."""
-    lanes = REGISTER_BYTES // scratch.itemsize
+    lanes = lanes_of(scratch)
     vectors = (channels + lanes - 1) // lanes
     size = _inner_slot_size(terms, vectors, lanes)
     for vector in range(vectors):
