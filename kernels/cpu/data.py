@@ -27,14 +27,12 @@ def _prefetch(typing, array, place):
 
     def code(context, builder, signature, arguments):
         data = context.make_array(array)(context, builder, arguments[0]).data
-        byte = ir.IntType(8).as_pointer()
-        kinds = [byte, *[ir.IntType(32)] * 3]
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0i8"
-        )
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        line = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
         # To read, into all caches, data.
-        how = [ir.Constant(ir.IntType(32), flag) for flag in (0, 3, 1)]
-        builder.call(function, [builder.bitcast(builder.gep(data, [arguments[1]]), byte), *how])
+        builder.call(function, [line, flag(0), flag(3), flag(1)])
         return context.get_dummy_value()
 
     return types.void(array, types.intp), code

@@ -13,7 +13,7 @@ from numba import njit
 from .activation import ROWS_BLOCK, exponentiate, rows_of_task
 from .blocks import FORMULA
 from .compiling import INNER
-from .elementary import exp, log, log1p, select
+from .elementary import exp_of_negative, log, log1p, select
 from .local import local_array
 from .rows import row_maximum, row_sum, scale_row, subtract_from_row
 from .threads import share
@@ -204,10 +204,10 @@ def _sigmoid_binary_cross_entropy(first, last, worker, all_logits, all_targets, 
         for k in range(gradient.size):
             z = logits[k]
             above = zero if z < zero else z
-            gradient[k] = above - z * targets[k] + log1p(exp(-abs(z)))
+            gradient[k] = above - z * targets[k] + log1p(exp_of_negative(-abs(z)))
         for i in range(losses.size):
             losses[i] = row_sum(gradient, i * columns, columns) / type(scale)(columns)
         for k in range(gradient.size):
             z = logits[k]
-            decay = exp(-abs(z))
+            decay = exp_of_negative(-abs(z))
             gradient[k] = factor * ((decay if z < zero else one) / (one + decay) - targets[k])
