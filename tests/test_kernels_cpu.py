@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cpu
-from gpuconv.kernels.cpu import narrow, winograd
+from gpuconv.kernels.cpu import narrow, sliding, winograd
 from gpuconv.kernels.cpu.threads import WORKERS
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from hypothesis import given
@@ -247,6 +247,51 @@ def test_few_channels_take_the_usual_way_where_that_is_better():
     for geometry in usual.values():
         assert not narrow.usable(geometry, np.dtype(np.float32))
         CHECKS["correlate2d_gradient_input"](cpu, Data(1, np.float32), geometry, 0)
+
+
+# Depthwise filters three cells wide: lines that are narrower than a tile, hold one, and have a remainder; bands; every
+# kind of border, tall filters, and lines that see nothing but padding.
+SLIDING = {
+    "valid": correlation_geometry((2, 7, 15, 16), 3, 16, groups=16),
+    "same": correlation_geometry((2, 9, 21, 11), 3, 11, padding="same", groups=11),
+    "narrow": correlation_geometry((3, 5, 5, 9), 3, 9, groups=9),
+    "full": correlation_geometry((2, 6, 10, 8), 3, 8, padding="full", groups=8),
+    "cropped": correlation_geometry((1, 9, 9, 17), 3, 17, padding=((5, 0), (0, 6)), groups=17),
+    "tall and dilated": correlation_geometry((2, 20, 12, 8), (5, 3), 8, padding="same", dilation=(2, 1), groups=8),
+    "one line": correlation_geometry((2, 6, 14, 10), (1, 3), 10, padding="same", groups=10),
+    "bands": correlation_geometry((1, 90, 25, 16), 3, 16, padding="same", groups=16),
+    "one pixel": correlation_geometry((1, 1, 1, 8), 3, 8, padding=1, groups=8),
+    "beyond the picture": correlation_geometry((1, 2, 3, 8), 3, 8, padding=((4, 5), (6, 4)), groups=8),
+}
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("case", SLIDING)
+def test_depthwise_filters_three_cells_wide(case, dtype):
+    geometry = SLIDING[case]
+    assert sliding.usable(geometry, np.dtype(dtype))
+    for activation in (0, 1, 3):
+        CHECKS["correlate2d"](cpu, Data(activation, dtype), geometry, activation)
+        CHECKS["correlate2d_gradient_input"](cpu, Data(activation, dtype), geometry, activation)
+
+
+@pytest.mark.parametrize("name", ["correlate2d", "correlate2d_gradient_input"])
+def test_depthwise_filters_are_bitwise_the_same_for_any_number_of_threads(name, threads):
+    numbers, _ = sliding._plan(SLIDING["bands"], np.dtype(np.float32), False)
+    assert numbers["bands"][0] > 1
+    for case in ("bands", "full"):
+        results = []
+        for count in (1, 2, WORKERS):
+            threads(count)
+            (output,) = CHECKS[name](cpu, Data(1, np.float32), SLIDING[case], 1)
+            results.append(output.tobytes())
+        assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("name", ["correlate2d", "correlate2d_gradient_input"])
+def test_special_values_reach_what_they_should_in_depthwise_filters(name):
+    for case in ("valid", "same", "tall and dilated"):
+        check_special_values(cpu, name, geometry=SLIDING[case], activation=1)
 
 
 @pytest.mark.parametrize("shape", [(3, 11, 13, 33), (2, 40, 30, 17)], ids=["whole pictures", "bands"])

@@ -25,14 +25,14 @@ B is copied into panels first, of which the tile reads one from end to end.  A f
 the sum over all pixels: the pixels are cut into *slots*, each with sums of its own, which are then added in order.
 
 Filters of 3 x 3 or 5 x 5 with many channels are computed with fewer multiplications (`winograd`) where that is
-estimated to be faster.
+estimated to be faster, and filters three cells wide whose channels do not mix with fewer loads (`sliding`).
 """
 
 import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR, RELU
-from . import narrow, winograd, winograd_input
+from . import narrow, sliding, winograd, winograd_input
 from .compiling import INNER
 from .epilogue import NO_WINDOW, finish, make_dz
 from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
@@ -70,6 +70,8 @@ def forward(x, filters, bias, geometry, activation, alpha, window, y, winner):
     tile = winograd.choose(geometry, x.dtype)
     if tile and winograd.holds_windows(geometry, tile, window):
         return winograd.correlate2d.prepare(x, filters, bias, geometry, activation, alpha, y, tile, window, winner)
+    if sliding.usable(geometry, x.dtype) and window == NO_WINDOW:
+        return sliding.correlate2d.prepare(x, filters, bias, geometry, activation, alpha, y)
     plan = forward_plan(geometry, x.dtype, window=window)
     scratch = workspace(plan.scratch, x.dtype)
     return _correlate, (
@@ -89,6 +91,8 @@ def input_gradient(dy, y, winner, filters, geometry, activation, alpha, window, 
         return winograd.correlate2d_gradient_input.prepare(
             dy, y, filters, geometry, activation, alpha, dx, tile, window, winner
         )
+    if sliding.usable(geometry, dx.dtype) and window == NO_WINDOW:
+        return sliding.correlate2d_gradient_input.prepare(dy, y, filters, geometry, activation, alpha, dx)
     if narrow.usable(geometry, dx.dtype) and window == NO_WINDOW:
         return narrow.correlate2d_gradient_input.prepare(dy, y, filters, geometry, activation, alpha, dx)
     plan = input_gradient_plan(geometry, dx.dtype, window)
