@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cpu
-from gpuconv.kernels.cpu import narrow, sliding, winograd
+from gpuconv.kernels.cpu import narrow, pointwise, sliding, winograd
 from gpuconv.kernels.cpu.threads import WORKERS
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from hypothesis import given
@@ -294,9 +294,56 @@ def test_special_values_reach_what_they_should_in_depthwise_filters(name):
         check_special_values(cpu, name, geometry=SLIDING[case], activation=1)
 
 
-@pytest.mark.parametrize("shape", [(3, 11, 13, 33), (2, 40, 30, 17)], ids=["whole pictures", "bands"])
-@pytest.mark.parametrize("strides", [1, (2, 3)])
+# Filters of one cell: C wider than a vector, as wide and narrower; blocks of several panels, narrow and wide, with and
+# without a remainder; as few pixels as a tile has rows; several tasks.
+POINTWISE = {
+    "wide": correlation_geometry((2, 9, 31, 70), 1, 33),
+    "narrow to wide": correlation_geometry((2, 17, 19, 3), 1, 40),
+    "narrow": correlation_geometry((1, 7, 7, 1), 1, 5),
+    "one channel": correlation_geometry((1, 31, 33, 1), 1, 1),
+    "a vector": correlation_geometry((3, 5, 5, 8), 1, 8),
+    "a tile": correlation_geometry((1, 1, pointwise.MOST_ROWS, 4), 1, 9),
+    "tasks": correlation_geometry((4, 40, 41, 24), 1, 16),
+    "narrow tasks": correlation_geometry((4, 60, 61, 32), 1, 3),
+}
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("case", POINTWISE)
+def test_filters_of_one_cell(case, dtype):
+    geometry = POINTWISE[case]
+    assert pointwise.usable(geometry)
+    for activation in (0, 1, 3):
+        CHECKS["correlate2d"](cpu, Data(activation, dtype), geometry, activation)
+        CHECKS["correlate2d_gradient_input"](cpu, Data(activation, dtype), geometry, activation)
+
+
+@pytest.mark.parametrize("name", ["correlate2d", "correlate2d_gradient_input"])
+def test_filters_of_one_cell_are_bitwise_the_same_for_any_number_of_threads(name, threads):
+    for case in ("tasks", "narrow tasks"):
+        numbers, _ = pointwise._plan(POINTWISE[case], np.dtype(np.float32), name != "correlate2d")
+        assert numbers["tasks"][0] > 1
+        results = []
+        for count in (1, 2, WORKERS):
+            threads(count)
+            (output,) = CHECKS[name](cpu, Data(1, np.float32), POINTWISE[case], 1)
+            results.append(output.tobytes())
+        assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("name", ["correlate2d", "correlate2d_gradient_input"])
+def test_special_values_reach_what_they_should_in_filters_of_one_cell(name):
+    for case in ("wide", "narrow to wide", "one channel"):
+        check_special_values(cpu, name, geometry=POINTWISE[case], activation=1)
+
+
 @pytest.mark.parametrize("activation", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [((1, 2, 3, 33), 1), ((3, 11, 13, 33), (2, 3)), ((2, 40, 30, 17), (2, 3))],
+    ids=["few pixels", "whole pictures", "bands"],
+)
 def test_gradient_by_input_of_one_cell_needs_no_zeros(shape, strides, activation):
     geometry = correlation_geometry(shape, 1, 24, strides)
+    assert not pointwise.usable(geometry)
     CHECKS["correlate2d_gradient_input"](cpu, Data(1, np.float32), geometry, activation)

@@ -39,6 +39,7 @@ from ..formulas import LINEAR, RELU
 from .builders import keep_loop, multiply_add, spread
 from .compiling import INNER
 from .epilogue import finish, multiply_by_slope
+from .fetching import emit_fetch
 from .prepared import prepared
 from .product import lanes
 from .simd import REGISTER_BYTES, lanes_of, vectors_of
@@ -166,7 +167,7 @@ def _tile(pixels):
             for number in range(0, pixels * REGISTER_BYTES // size, LINE_BYTES // size):
                 for name, first, writing in (("source", ahead, 0), ("c", after, 1)):
                     place_of_line = builder.add(first, ir.Constant(first.type, number))
-                    _fetch(builder, builder.gep(numbers_of[name], [place_of_line]), writing)
+                    emit_fetch(builder, builder.gep(numbers_of[name], [place_of_line]), writing)
 
             addend = read_bias(channel)
             vector = addend.type
@@ -201,15 +202,6 @@ def _tile(pixels):
         return signature, code
 
     return tile
-
-
-def _fetch(builder, pointer, writing):
-    """Ask for the line of the cache that holds an address, which may be any."""
-    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-    function_type = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-    function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0i8")
-    near, data = 3, 1
-    builder.call(function, [builder.bitcast(pointer, byte), *map(number, (writing, near, data))])
 
 
 _wide_tile, _narrow_tile, _single_tile = _tile(WIDE), _tile(NARROW), _tile(1)
