@@ -25,7 +25,7 @@ from torch import nn
 
 import gpuconv
 
-from . import cases, gpu_works
+from . import cases, gpu_report, gpu_works
 from .workers import gpuconv as own_worker
 from .workers import inputs
 from .workers import torch as torch_worker
@@ -65,6 +65,7 @@ def main(arguments=None):
         sys.stdout.flush()
         if arguments.output:
             (arguments.output / "gpu.json").write_text(json.dumps(results, indent=1) + "\n")
+            (arguments.output / "gpu.md").write_text(gpu_report.markdown(results))
 
     for section in arguments.only:
         for choice in arguments.precision if section != "limits" else ["float32"]:

@@ -4,7 +4,7 @@ A step of training is: gather a batch, forward through the layers, loss and grad
 kernel, backward through the layers, penalties, optimiser.  All of it runs on one device and
 nothing waits for it: losses and metrics add up on the device and are read once an epoch
 (and, for the progress bar, a few times a second).  From the second step of an epoch on, the
-kernels are called as they were recorded in the first (`recording`).
+kernels are called as they were recorded in the first (`recording`), and so are those of evaluation and prediction.
 """
 
 import contextlib

@@ -449,7 +449,9 @@ def fragment_corner(thread, t):
 
 
 @inline
-def store_tile(sums, offsets, bias, y, p, t, first_pixel, pixel_step, first_filter, group, activation, biased, scattered, alpha):
+def store_tile(
+    sums, offsets, bias, y, p, t, first_pixel, pixel_step, first_filter, group, activation, biased, scattered, alpha
+):
     """Apply bias and activation to a thread's sums, row by row, and write them."""
     filters = offsets.shape[0]
     for q in range(filters):
