@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cpu
-from gpuconv.kernels.cpu import narrow, winograd
+from gpuconv.kernels.cpu import narrow, pointwise, sliding, winograd
 from gpuconv.kernels.cpu.threads import WORKERS
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from hypothesis import given
@@ -268,9 +268,101 @@ def test_few_channels_take_the_usual_way_where_that_is_better():
         CHECKS["correlate2d_gradient_input"](cpu, Data(1, np.float32), geometry, 0)
 
 
-@pytest.mark.parametrize("shape", [(3, 11, 13, 33), (2, 40, 30, 17)], ids=["whole pictures", "bands"])
-@pytest.mark.parametrize("strides", [1, (2, 3)])
+# Depthwise filters three cells wide: lines that are narrower than a tile, hold one, and have a remainder; bands; every
+# kind of border, tall filters, and lines that see nothing but padding.
+SLIDING = {
+    "valid": correlation_geometry((2, 7, 15, 16), 3, 16, groups=16),
+    "same": correlation_geometry((2, 9, 21, 11), 3, 11, padding="same", groups=11),
+    "narrow": correlation_geometry((3, 5, 5, 9), 3, 9, groups=9),
+    "full": correlation_geometry((2, 6, 10, 8), 3, 8, padding="full", groups=8),
+    "cropped": correlation_geometry((1, 9, 9, 17), 3, 17, padding=((5, 0), (0, 6)), groups=17),
+    "tall and dilated": correlation_geometry((2, 20, 12, 8), (5, 3), 8, padding="same", dilation=(2, 1), groups=8),
+    "one line": correlation_geometry((2, 6, 14, 10), (1, 3), 10, padding="same", groups=10),
+    "bands": correlation_geometry((1, 90, 25, 16), 3, 16, padding="same", groups=16),
+    "one pixel": correlation_geometry((1, 1, 1, 8), 3, 8, padding=1, groups=8),
+    "beyond the picture": correlation_geometry((1, 2, 3, 8), 3, 8, padding=((4, 5), (6, 4)), groups=8),
+}
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("case", SLIDING)
+def test_depthwise_filters_three_cells_wide(case, dtype):
+    geometry = SLIDING[case]
+    assert sliding.usable(geometry, np.dtype(dtype))
+    for activation in (0, 1, 3):
+        CHECKS["correlate2d"](cpu, Data(activation, dtype), geometry, activation)
+        CHECKS["correlate2d_gradient_input"](cpu, Data(activation, dtype), geometry, activation)
+
+
+@pytest.mark.parametrize("name", ["correlate2d", "correlate2d_gradient_input"])
+def test_depthwise_filters_are_bitwise_the_same_for_any_number_of_threads(name, threads):
+    numbers, _ = sliding._plan(SLIDING["bands"], np.dtype(np.float32), False)
+    assert numbers["bands"][0] > 1
+    for case in ("bands", "full"):
+        results = []
+        for count in (1, 2, WORKERS):
+            threads(count)
+            (output,) = CHECKS[name](cpu, Data(1, np.float32), SLIDING[case], 1)
+            results.append(output.tobytes())
+        assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("name", ["correlate2d", "correlate2d_gradient_input"])
+def test_special_values_reach_what_they_should_in_depthwise_filters(name):
+    for case in ("valid", "same", "tall and dilated"):
+        check_special_values(cpu, name, geometry=SLIDING[case], activation=1)
+
+
+# Filters of one cell: C wider than a vector, as wide and narrower; blocks of several panels, narrow and wide, with and
+# without a remainder; as few pixels as a tile has rows; several tasks.
+POINTWISE = {
+    "wide": correlation_geometry((2, 9, 31, 70), 1, 33),
+    "narrow to wide": correlation_geometry((2, 17, 19, 3), 1, 40),
+    "narrow": correlation_geometry((1, 7, 7, 1), 1, 5),
+    "one channel": correlation_geometry((1, 31, 33, 1), 1, 1),
+    "a vector": correlation_geometry((3, 5, 5, 8), 1, 8),
+    "a tile": correlation_geometry((1, 1, pointwise.MOST_ROWS, 4), 1, 9),
+    "tasks": correlation_geometry((4, 40, 41, 24), 1, 16),
+    "narrow tasks": correlation_geometry((4, 60, 61, 32), 1, 3),
+}
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("case", POINTWISE)
+def test_filters_of_one_cell(case, dtype):
+    geometry = POINTWISE[case]
+    assert pointwise.usable(geometry)
+    for activation in (0, 1, 3):
+        CHECKS["correlate2d"](cpu, Data(activation, dtype), geometry, activation)
+        CHECKS["correlate2d_gradient_input"](cpu, Data(activation, dtype), geometry, activation)
+
+
+@pytest.mark.parametrize("name", ["correlate2d", "correlate2d_gradient_input"])
+def test_filters_of_one_cell_are_bitwise_the_same_for_any_number_of_threads(name, threads):
+    for case in ("tasks", "narrow tasks"):
+        numbers, _ = pointwise._plan(POINTWISE[case], np.dtype(np.float32), name != "correlate2d")
+        assert numbers["tasks"][0] > 1
+        results = []
+        for count in (1, 2, WORKERS):
+            threads(count)
+            (output,) = CHECKS[name](cpu, Data(1, np.float32), POINTWISE[case], 1)
+            results.append(output.tobytes())
+        assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("name", ["correlate2d", "correlate2d_gradient_input"])
+def test_special_values_reach_what_they_should_in_filters_of_one_cell(name):
+    for case in ("wide", "narrow to wide", "one channel"):
+        check_special_values(cpu, name, geometry=POINTWISE[case], activation=1)
+
+
 @pytest.mark.parametrize("activation", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [((1, 2, 3, 33), 1), ((3, 11, 13, 33), (2, 3)), ((2, 40, 30, 17), (2, 3))],
+    ids=["few pixels", "whole pictures", "bands"],
+)
 def test_gradient_by_input_of_one_cell_needs_no_zeros(shape, strides, activation):
     geometry = correlation_geometry(shape, 1, 24, strides)
+    assert not pointwise.usable(geometry)
     CHECKS["correlate2d_gradient_input"](cpu, Data(1, np.float32), geometry, activation)

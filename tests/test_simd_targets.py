@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from gpuconv.kernels.cpu import simd
+from gpuconv.kernels.cpu import builders, simd, sliding
 from llvmlite import binding
 from numba import njit, types
 
@@ -18,15 +18,32 @@ TARGETS = {
 }
 
 
-def inner_loop(tile, number, triple, processor):
-    """The assembler lines of the tile's loop over the depth."""
+def one_tile(tile, number):
+    """A function of one tile over the depth of a product, and the types of its arguments."""
 
-    def one_tile(a, rows, columns, b, b_rows, bias, floor, c, c_rows, second):
+    def function(a, rows, columns, b, b_rows, bias, floor, c, c_rows, second):
         tile(a, 0, rows, 0, columns, b, 0, b_rows, bias, 0, floor, c, 0, c_rows, second, False)
 
     numbers, offsets = number[::1], types.int64[::1]
-    compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(one_tile)
-    compiled.compile((numbers, offsets, offsets, numbers, offsets, numbers, number, numbers, offsets, types.intp))
+    return function, (numbers, offsets, offsets, numbers, offsets, numbers, number, numbers, offsets, types.intp)
+
+
+def one_sliding_tile(tile, number):
+    """The same for a tile of `sliding`, over the lines of a filter."""
+
+    def function(a, line_step, ring_end, ring_size, step, lines, b, b_line_step, b_step, bias, floor, c):
+        tile(
+            a, 0, line_step, ring_end, ring_size, step, lines, b, 0, b_line_step, b_step, bias, 0, floor, c, 0, a, 0, 0
+        )
+
+    numbers, integer = number[::1], types.intp
+    return function, (numbers, *[integer] * 5, numbers, integer, integer, numbers, number, numbers)
+
+
+def inner_loop(function, arguments, triple, processor):
+    """The assembler lines of a function's only loop."""
+    compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    compiled.compile(arguments)
     (code,) = compiled.inspect_llvm().values()
     code = re.sub(r"target (triple|datalayout) = .*", "", code)
     code = re.sub(r'"target-(cpu|features)"="[^"]*"', "", code)
@@ -55,8 +72,23 @@ def test_sums_stay_in_registers(kind, form, bits, monkeypatch):
     monkeypatch.setattr(simd, "FUSED", kind != "SSE2")
     rows, vectors = {"wide": (wide_rows, 2), "narrow": (narrow_rows, 1), "lanewise": (lanewise_rows, 1)}[form]
     tile = simd._tile(rows, vectors, lanewise=form == "lanewise")
-    lines = inner_loop(tile, types.float32 if bits == 32 else types.float64, triple, processor)
+    number = types.float32 if bits == 32 else types.float64
+    lines = inner_loop(*one_tile(tile, number), triple, processor)
     assert sum(bool(re.search(multiply_add[bits], line)) for line in lines) == rows * vectors
+    assert not [line for line in lines if re.search(stack, line)]
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("pixels", [sliding.WIDE, sliding.NARROW])
+@pytest.mark.parametrize("kind", TARGETS)
+def test_sums_of_sliding_tiles_stay_in_registers(kind, pixels, bits, monkeypatch):
+    triple, processor, multiply_add, stack = TARGETS[kind]
+    for module in (simd, sliding):
+        monkeypatch.setattr(module, "REGISTER_BYTES", simd.SHAPES[kind][0])
+    monkeypatch.setattr(builders, "FUSED", kind != "SSE2")
+    number = types.float32 if bits == 32 else types.float64
+    lines = inner_loop(*one_sliding_tile(sliding._tile(pixels), number), triple, processor)
+    assert sum(bool(re.search(multiply_add[bits], line)) for line in lines) == pixels * sliding.TAPS
     assert not [line for line in lines if re.search(stack, line)]
 
 

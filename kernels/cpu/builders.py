@@ -1,11 +1,9 @@
 """Pieces of LLVM's vector language that several intrinsics are made of."""
 
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from .simd import FUSED, REGISTER_BYTES
+from .simd import FUSED
 
 _I32 = ir.IntType(32)
 
@@ -39,13 +37,3 @@ def keep_loop(builder):
     """
     stay = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), []), "llvm.sideeffect")
     builder.call(stay, [], attrs=("convergent",))
-
-
-@intrinsic
-def lanes_of(typing, array):
-    """Numbers of an array's type in a vector register: a constant for LLVM, which `itemsize` is not."""
-
-    def code(context, builder, signature, arguments):
-        return context.get_constant(types.intp, REGISTER_BYTES // (array.dtype.bitwidth // 8))
-
-    return types.intp(array), code

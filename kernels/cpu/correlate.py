@@ -25,14 +25,15 @@ B is copied into panels first, of which the tile reads one from end to end.  A f
 the sum over all pixels: the pixels are cut into *slots*, each with sums of its own, which are then added in order.
 
 Filters of 3 x 3 or 5 x 5 with many channels are computed with fewer multiplications (`winograd`) where that is
-estimated to be faster.
+estimated to be faster.  Filters three cells wide whose channels do not mix take fewer loads (`sliding`), and filters of
+one cell no tables (`pointwise`).
 """
 
 import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR, RELU
-from . import narrow, winograd, winograd_input
+from . import narrow, pointwise, sliding, winograd, winograd_input
 from .compiling import INNER
 from .epilogue import NO_WINDOW, finish, make_dz
 from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
@@ -70,6 +71,10 @@ def forward(x, filters, bias, geometry, activation, alpha, window, y, winner):
     tile = winograd.choose(geometry, x.dtype)
     if tile and winograd.holds_windows(geometry, tile, window):
         return winograd.correlate2d.prepare(x, filters, bias, geometry, activation, alpha, y, tile, window, winner)
+    if window == NO_WINDOW and sliding.usable(geometry, x.dtype):
+        return sliding.correlate2d.prepare(x, filters, bias, geometry, activation, alpha, y)
+    if window == NO_WINDOW and pointwise.usable(geometry):
+        return pointwise.correlate2d.prepare(x, filters, bias, geometry, activation, alpha, y)
     plan = forward_plan(geometry, x.dtype, window=window)
     scratch = workspace(plan.scratch, x.dtype)
     return _correlate, (
@@ -89,8 +94,9 @@ def input_gradient(dy, y, winner, filters, geometry, activation, alpha, window, 
         return winograd.correlate2d_gradient_input.prepare(
             dy, y, filters, geometry, activation, alpha, dx, tile, window, winner
         )
-    if narrow.usable(geometry, dx.dtype) and window == NO_WINDOW:
-        return narrow.correlate2d_gradient_input.prepare(dy, y, filters, geometry, activation, alpha, dx)
+    special = None if window != NO_WINDOW else _special_for_input(geometry, dx.dtype)
+    if special:
+        return special.correlate2d_gradient_input.prepare(dy, y, filters, geometry, activation, alpha, dx)
     plan = input_gradient_plan(geometry, dx.dtype, window)
     scratch = workspace(plan.scratch, dx.dtype)
     none = plan.zeros
@@ -98,6 +104,15 @@ def input_gradient(dy, y, winner, filters, geometry, activation, alpha, window, 
         dy, y, winner, activation, alpha, filters, True, none, LINEAR, 0.0, dx, plan.tables, scratch, none,
         plan.by_lanes,
     )  # fmt: skip
+
+
+def _special_for_input(geometry, dtype):
+    """The module that computes such a gradient by input best without pooling, if it is not this one."""
+    if sliding.usable(geometry, dtype):
+        return sliding
+    if pointwise.usable(geometry):
+        return pointwise
+    return narrow if narrow.usable(geometry, dtype) else None
 
 
 def filters_gradient(x, dy, y, winner, geometry, activation, alpha, window, dfilters, dbias):

@@ -12,6 +12,7 @@ from .builders import constant, spread
 from .compiling import INNER
 from .formulas import activate, slope_from_value
 from .simd import REGISTER_BYTES, vectors_of
+from .views import part
 
 NO_WINDOW = 0, 0
 
@@ -19,15 +20,15 @@ NO_WINDOW = 0, 0
 @njit(**INNER)
 def finish(values, first, last, activation, alpha):
     """Apply an activation to ``values[first:last]``, which the product has just left in the cache."""
-    part = values[first:last]
-    for place in range(part.size):
-        part[place] = activate(activation, alpha, part[place])
+    finished = part(values, first, last - first)
+    for place in range(finished.size):
+        finished[place] = activate(activation, alpha, finished[place])
 
 
 @njit(**INNER)
 def multiply_by_slope(dy, y, start, count, activation, alpha, dz, place):
     """``dz = dy * activation'(z)`` for `count` numbers, from dy and y at `start` to dz at `place`."""
-    incoming, values, outgoing = dy[start : start + count], y[start : start + count], dz[place : place + count]
+    incoming, values, outgoing = part(dy, start, count), part(y, start, count), part(dz, place, count)
     if activation == LINEAR:
         for i in range(count):
             outgoing[i] = incoming[i]

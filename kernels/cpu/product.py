@@ -17,6 +17,7 @@ from .simd import (
     REGISTER_BYTES,
     WIDE_ROWS,
     copy_vector,
+    lanes_of,
     lanewise_tile,
     narrow_tile,
     turn_square,
@@ -73,7 +74,7 @@ def product(
 
     Callers write ``np.intp(0)`` and ``bool(0)`` for literal zeros: Numba would compile this once more for 0.
     """
-    lanes = REGISTER_BYTES // a.itemsize
+    lanes = lanes_of(a)
     for panel in range((width + 2 * lanes - 1) // (2 * lanes)):
         start = panel_start(panel, width, lanes)
         b_start = b_origin + (panel * b_panel if b_panel else start)
@@ -100,16 +101,17 @@ def product_lanewise(
     """As `product` with an A of its own for each column n of C, next to the one before in memory.
 
     ``C[m, n] = sum_k a[a_origin + rows[m] + columns[k] + n] B[k, n]``: what a correlation is whose channels do not
-    mix.  There is nothing to reuse but B, so that loads, not multiplications, are the bound.
+    mix.  There is nothing to reuse but B, so that loads, not multiplications, are the bound.  All columns of a tile's
+    rows come before the next rows, so that A and C are passed through once, from end to end.
     """
-    lanes = REGISTER_BYTES // a.itemsize
-    for panel in range((width + 2 * lanes - 1) // (2 * lanes)):
-        start = panel_start(panel, width, lanes)
-        for vector in range(min((width - 2 * lanes * panel + lanes - 1) // lanes, 2)):
-            shift = min(vector * lanes, width - start - lanes)
-            b_start = b_origin + (panel * b_panel if b_panel else start) + shift
-            c_start = c_origin + (panel * c_panel if c_panel else start) + shift
-            for row in range(0, rows.size, LANEWISE_ROWS):
+    lanes = lanes_of(a)
+    for row in range(0, rows.size, LANEWISE_ROWS):
+        for panel in range((width + 2 * lanes - 1) // (2 * lanes)):
+            start = panel_start(panel, width, lanes)
+            for vector in range(min((width - 2 * lanes * panel + lanes - 1) // lanes, 2)):
+                shift = min(vector * lanes, width - start - lanes)
+                b_start = b_origin + (panel * b_panel if b_panel else start) + shift
+                c_start = c_origin + (panel * c_panel if c_panel else start) + shift
                 lanewise_tile(
                     a, a_origin + start + shift, rows, row, columns, b, b_start, b_rows,
                     bias, start + shift, floor, c, c_start, c_rows, 0, add,
@@ -122,7 +124,7 @@ def pack_panel(b, place, step, depth, count, turned, packed, into):
 
     Row k starts at ``place + k step``; of a B that is given turned over, column n does, at ``place + n step``.
     """
-    lanes = REGISTER_BYTES // b.itemsize
+    lanes = lanes_of(b)
     if count < 2 * lanes:
         packed[into : into + depth * 2 * lanes] = 0
     whole = count - count % lanes

@@ -203,6 +203,16 @@ narrow_tile = _tile(NARROW_ROWS, 1)
 lanewise_tile = _tile(LANEWISE_ROWS, 1, lanewise=True)
 
 
+@intrinsic
+def lanes_of(typing, array):
+    """Numbers of the array's type in a vector: a constant, which ``REGISTER_BYTES // array.itemsize`` is not."""
+
+    def code(context, builder, signature, arguments):
+        return ir.Constant(_I64, REGISTER_BYTES // (array.dtype.bitwidth // 8))
+
+    return types.intp(array), code
+
+
 def vectors_of(context, builder, kind, value, like=None):
     """Functions that read a vector from a place of an array, and write one.
 

@@ -34,11 +34,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..formulas import LINEAR, RELU
-from .builders import constant, keep_loop, lanes_of, multiply_add, spread
+from .builders import constant, keep_loop, multiply_add, spread
 from .compiling import INNER
 from .pool import largest_cell, rows_of_task
 from .product import lanes
-from .simd import LANEWISE_ROWS, REGISTER_BYTES, vectors_of
+from .simd import LANEWISE_ROWS, REGISTER_BYTES, lanes_of, vectors_of
 from .threads import share
 from .workspace import workspace
 

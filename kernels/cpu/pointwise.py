@@ -1,0 +1,295 @@
+"""Filters of one cell: the product of two stored matrices, of all pixels with the filters.
+
+::
+
+    forward                  x[pixel, channel]   filters[channel, filter]            y[pixel, filter]
+    gradient by input        dz[pixel, filter]   filters[channel, filter], turned    dx[pixel, channel]
+
+A row of A is as long as there are channels, which are few: a tile of the tables' kind (`simd`) spends as much time on
+its first and last instructions as on its sums, and reading A and writing C takes longer than either.  Here rows lie one
+step apart, so that a tile needs no tables.  The product goes through the pixels in blocks::
+
+    B, in panels       p0    p1    p2
+    A, C: block 0      1     2     3        in this order, with all tiles of a block and a panel at once: the block's
+          block 1      4     5     6        part of A, that of C and the panel stay in the first-level cache
+
+and while one block is computed, the next of both A and C is fetched, a part with every tile.  All of A is read once and
+all of C written once.  Memory is the bound with few channels, and the multipliers are with many.
+
+Pixels narrower than a vector, as the gradient of pictures of three colours has them, are written as whole vectors one
+after the other, the next over what the one before wrote too much.
+"""
+
+import functools
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ..formulas import LINEAR, RELU
+from .builders import keep_loop, multiply_add, spread
+from .compiling import INNER
+from .epilogue import finish, multiply_by_slope
+from .fetching import fetch_to_read, fetch_to_write
+from .prepared import prepared
+from .product import lanes, pack_panel, panel_start, panels
+from .simd import NARROW_ROWS, WIDE_ROWS, lanes_of, vectors_of
+from .threads import WORKERS, share
+from .views import part
+from .workspace import LINE_BYTES, workspace, zeros
+
+# Bytes of A and C of a block, for half of the first-level cache; multiply-adds and fewest blocks of a task.
+BLOCK_BYTES, TASK_WORK, TASK_BLOCKS = 1 << 14, 1 << 19, 4
+
+PLAN = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "pixels depth width turned "  # rows of A, and its columns; columns of C
+            "block tasks panels packed_size dz_size scratch_of_worker work"
+        ).split()
+    ]
+)
+
+
+# No tile has more rows.
+MOST_ROWS = max(WIDE_ROWS, NARROW_ROWS)
+
+
+def usable(geometry):
+    """Whether a correlation and its gradient by input are computed here: of single cells, at least a tile of them."""
+    g = geometry
+    return (
+        g.filters_shape[:2] == (1, 1)
+        and (g.stride_height, g.stride_width, g.groups) == (1, 1, 1)
+        and (g.pad_top, g.pad_bottom, g.pad_left, g.pad_right) == (0, 0, 0, 0)
+        and g.batch * g.height * g.width >= MOST_ROWS
+    )
+
+
+@prepared
+def correlate2d(x, filters, bias, geometry, activation, alpha, y):
+    """Forward."""
+    return _arguments(x, x, LINEAR, 0.0, filters, bias, geometry, activation, alpha, y, False)
+
+
+@prepared
+def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
+    """Gradient by input."""
+    none = zeros(dx.dtype, geometry.channels)
+    return _arguments(dy, y, activation, alpha, filters, none, geometry, LINEAR, 0.0, dx, True)
+
+
+def _arguments(source, values, slope, slope_alpha, filters, bias, geometry, activation, alpha, target, turned):
+    numbers, scratch_size = _plan(geometry, target.dtype, turned)
+    return _multiply, (
+        source, values, slope, slope_alpha, filters, bias, activation, alpha, target, numbers,
+        workspace(scratch_size, target.dtype),
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(geometry, dtype, turned):
+    """The numbers of one product, and how much scratch memory it takes."""
+    g = geometry
+    numbers = np.zeros(1, PLAN)
+    n = numbers[0]
+    n["pixels"] = pixels = g.batch * g.height * g.width
+    depth, width = (g.out_channels, g.channels) if turned else (g.channels, g.out_channels)
+    n["depth"], n["width"], n["turned"] = depth, width, turned
+    rows = WIDE_ROWS if width > lanes(dtype) else NARROW_ROWS
+    n["block"] = block = max(BLOCK_BYTES // ((depth + width) * dtype.itemsize) // rows, 2) * rows
+    n["tasks"] = max(pixels // max(TASK_WORK // (depth * width), TASK_BLOCKS * block), 1)
+    n["panels"] = panels(width, dtype)
+    n["packed_size"] = n["panels"] * 2 * lanes(dtype) * depth
+    n["dz_size"] = (block + MOST_ROWS) * depth
+    cache_line = LINE_BYTES // dtype.itemsize
+    # dz of a block; the bias and a tile of pixels narrower than a vector.
+    size = n["dz_size"] + (NARROW_ROWS + 1) * lanes(dtype)
+    n["scratch_of_worker"] = -(-size // cache_line) * cache_line
+    n["work"] = pixels * depth * width
+    return numbers, int(n["packed_size"] + WORKERS * n["scratch_of_worker"])
+
+
+def _tile(rows, vectors):
+    """The intrinsic for so many rows of C and vectors of columns."""
+
+    @intrinsic
+    def tile(typing, a, place, a_step, depth, b, b_place, bias, column, floor, c, c_place, c_step, second):
+        """``C = max(A B + bias, floor)``, with rows of A and C one step apart, and B a panel.
+
+        From the first vector of a row to the second it is `second` numbers, in B, bias and C alike.
+        """
+        integer = types.intp
+        signature = types.void(
+            a, integer, integer, integer, b, integer, bias, integer, a.dtype, c, integer, integer, integer
+        )
+
+        def code(context, builder, signature, arguments):
+            _, place, a_step, depth, _, b_place, _, column, floor, _, c_place, c_step, second = arguments
+            (read_b, _), (read_bias, _), (_, write) = (
+                vectors_of(context, builder, signature.args[index], arguments[index]) for index in (4, 6, 9)
+            )
+            numbers = context.make_array(a)(context, builder, arguments[0]).data
+
+            def at(first, distance, count):
+                return builder.add(first, builder.mul(distance, ir.Constant(distance.type, count)))
+
+            steps = [ir.Constant(second.type, 0), second][:vectors]
+            addends = [read_bias(builder.add(column, step)) for step in steps]
+            vector = addends[0].type
+            a_rows = [builder.gep(numbers, [at(place, a_step, row)]) for row in range(rows)]
+            zero = ir.Constant(vector, None)
+            sums = [[cgutils.alloca_once_value(builder, zero) for _ in steps] for _ in a_rows]
+            with cgutils.for_range(builder, depth, intp=depth.type) as loop:
+                b_row = at(b_place, loop.index, PANEL_VECTORS * vector.count)
+                b_values = [read_b(builder.add(b_row, step)) for step in steps]
+                for a_row, totals in zip(a_rows, sums, strict=True):
+                    value = spread(builder, builder.load(builder.gep(a_row, [loop.index])), vector.count)
+                    for b_value, total in zip(b_values, totals, strict=True):
+                        builder.store(multiply_add(builder, value, b_value, builder.load(total)), total)
+                keep_loop(builder)
+            lowest = spread(builder, floor, vector.count)
+            for row, totals in enumerate(sums):
+                for step, addend, total in zip(steps, addends, totals, strict=True):
+                    result = builder.fadd(builder.load(total), addend)
+                    below = builder.fcmp_ordered("<", result, lowest)
+                    write(builder.select(below, lowest, result), builder.add(at(c_place, c_step, row), step))
+            return context.get_dummy_value()
+
+        return signature, code
+
+    return tile
+
+
+# Vectors of a panel.
+PANEL_VECTORS = 2
+
+_wide_tile, _narrow_tile = _tile(WIDE_ROWS, PANEL_VECTORS), _tile(NARROW_ROWS, 1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _multiply(source, values, slope, slope_alpha, filters, bias, activation, alpha, target, numbers, scratch):
+    plan = numbers[0]
+    packed, rest = scratch[: plan.packed_size], scratch[plan.packed_size :]
+    share(_pack, (filters.reshape(-1), packed, numbers), plan.panels, packed.size)
+    share(
+        _multiply_tasks,
+        (
+            source.reshape(-1), values.reshape(-1), slope, slope_alpha, packed, bias, activation, alpha,
+            target.reshape(-1), numbers, rest,
+        ),
+        plan.tasks,
+        plan.work,
+    )  # fmt: skip
+
+
+@njit(**INNER)
+def _pack(first, last, worker, filters, packed, numbers):
+    """A task is a panel."""
+    plan = numbers[0]
+    lanes = lanes_of(packed)
+    for panel in range(first, last):
+        start = panel_start(panel, max(plan.width, lanes), lanes)
+        width = min(2 * lanes, plan.width - start)
+        place, step = (start * plan.depth, plan.depth) if plan.turned else (start, plan.width)
+        pack_panel(
+            filters, place, step, plan.depth, width, plan.turned != 0, packed, panel * plan.depth * 2 * lanes
+        )  # fmt: skip
+
+
+@njit(**INNER)
+def _multiply_tasks(
+    first, last, worker, source, values, slope, slope_alpha, packed, bias, activation, alpha, target, numbers, scratch
+):
+    """A task is some blocks of pixels."""
+    plan = numbers[0]
+    lanes = lanes_of(source)
+    floor = source.dtype.type(0 if activation == RELU else -np.inf)
+    own = worker * plan.scratch_of_worker
+    dz, wide = own, own + plan.dz_size
+    depth, width = plan.depth, plan.width
+    if width < lanes:
+        for f in range(lanes):
+            scratch[wide + f] = bias[f] if f < width else bias.dtype.type(0)
+    for task in range(first, last):
+        begin, end = task * plan.pixels // plan.tasks, (task + 1) * plan.pixels // plan.tasks
+        while begin < end:
+            # The last block takes what is left, lest there be one smaller than a tile.
+            count = end - begin if end - begin < plan.block + MOST_ROWS else plan.block
+            place, into = begin * depth, begin * width
+            ahead, after = place + count * depth, into + count * width
+            a = part(source, place, count * depth)
+            if slope != LINEAR:
+                multiply_by_slope(source, values, place, count * depth, slope, slope_alpha, scratch, dz)
+                a = part(scratch, dz, count * depth)
+            if width >= lanes:
+                _multiply_block(a, count, packed, bias, floor, target, into, source, ahead, after, plan)
+            else:
+                ends = begin + count == end
+                _multiply_narrow_block(a, count, ends, packed, scratch, wide, floor, target, into, source, ahead, plan)
+            if activation > RELU:
+                finish(target, into, into + count * width, activation, alpha)
+            begin += count
+
+
+@njit(**INNER)
+def _multiply_block(a, count, packed, bias, floor, c, into, source, ahead, after, plan):
+    """A block of pixels; meanwhile the next is fetched, from `ahead` on in the source, from `after` on in C."""
+    lanes = lanes_of(a)
+    depth, width = plan.depth, plan.width
+    line = LINE_BYTES // a.itemsize
+    for panel in range(plan.panels):
+        start = panel_start(panel, width, lanes)
+        b_place = panel * depth * PANEL_VECTORS * lanes
+        wide = width - PANEL_VECTORS * lanes * panel > lanes
+        rows = WIDE_ROWS if wide else NARROW_ROWS
+        read = (rows * depth + plan.panels * line - 1) // (plan.panels * line)
+        written = (rows * width + plan.panels * line - 1) // (plan.panels * line)
+        for first in range(0, count, rows):
+            for _ in range(read):
+                fetch_to_read(source, ahead)
+                ahead += line
+            for _ in range(written):
+                fetch_to_write(c, after)
+                after += line
+            row = min(first, count - rows)
+            if wide:
+                _wide_tile(
+                    a, row * depth, depth, depth, packed, b_place, bias, start, floor,
+                    c, into + row * width + start, width, min(lanes, width - lanes),
+                )  # fmt: skip
+            else:
+                _narrow_tile(
+                    a, row * depth, depth, depth, packed, b_place, bias, start, floor,
+                    c, into + row * width + start, width, 0,
+                )  # fmt: skip
+
+
+@njit(**INNER)
+def _multiply_narrow_block(a, count, ends, packed, scratch, wide, floor, c, into, source, ahead, plan):
+    """The same for pixels narrower than a vector, with the bias at `wide` in scratch memory.
+
+    Where the block ends a task, what reaches beyond it goes through scratch memory: the next pixels are another's.
+    """
+    lanes, rows = lanes_of(a), NARROW_ROWS
+    depth, width = plan.depth, plan.width
+    line = LINE_BYTES // a.itemsize
+    read = (rows * depth + line - 1) // line
+    last = wide + lanes
+    for first in range(0, count, rows):
+        for _ in range(read):
+            fetch_to_read(source, ahead)
+            ahead += line
+        row = min(first, count - rows)
+        if ends and (row + rows - 1) * width + lanes > count * width:
+            _narrow_tile(a, row * depth, depth, depth, packed, 0, scratch, wide, floor, scratch, last, lanes, 0)
+            for pixel in range(rows):
+                for f in range(width):
+                    c[into + (row + pixel) * width + f] = scratch[last + pixel * lanes + f]
+        else:
+            _narrow_tile(
+                a, row * depth, depth, depth, packed, 0, scratch, wide, floor, c, into + row * width, width, 0
+            )  # fmt: skip
