@@ -67,6 +67,25 @@ LARGE_CASES = {
 }
 
 
+# (batch, inputs, outputs) of products that are cut in all ways: into blocks of rows, of the depth and of columns, with
+# copies of both matrices, and with a last block smaller than the others.
+LARGE_PRODUCTS = [(100, 90, 50), (3, 1030, 5), (40, 300, 408), (300, 520, 610), (700, 400, 70), (1030, 65, 17)]
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("name", ["dense", "dense_gradient_input", "dense_gradient_kernel"])
+@pytest.mark.parametrize("shape", LARGE_PRODUCTS)
+def test_large_products(shape, name, dtype):
+    before = gpuconv.get_num_threads()
+    results = []
+    for threads in (1, 2):
+        gpuconv.set_num_threads(threads)
+        results.append(CHECKS[name](cpu, Data(3, dtype), shape, activation=3))
+    gpuconv.set_num_threads(before)
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_every_kernel_has_its_checks():
     assert CHECKS.keys() == CASES.keys() == TABLE.keys() - MEMORY
 

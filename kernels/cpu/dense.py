@@ -14,8 +14,13 @@ Each is one product (`product`), whose tables say how A is stored::
     dz            of the batch  outputs       kernel, turned      dx
     x, turned     inputs        of the batch  dz                  dkernel
 
-Tasks are blocks of rows of C.  Sums too long to be added up in one go, and those of a C narrower than a vector, are
-made in scratch memory of the worker.
+Tasks are blocks of rows of C and, where B is large, of columns.  What is large is computed as Goto and van de Geijn do
+("Anatomy of high-performance matrix multiplication", 2008): B is copied into panels, of which the part for a block of
+the depth stays in the first level's cache while the rows of a task pass by; a task's part of A, whose rows or columns
+might share few sets of the caches, is copied block by block.  Sums of several blocks, and those of a C narrower than a
+vector, are made in scratch memory of the worker.
+
+BLAS is not used: which way a sum goes there may depend on its number of threads, which is not ours to set.
 """
 
 import functools
@@ -27,21 +32,28 @@ from numba import njit
 from ..formulas import LINEAR, RELU
 from .compiling import INNER
 from .epilogue import finish, multiply_by_slope
-from .local import local_array
+from .plan import Tables
 from .prepared import prepared
 from .product import lanes, pack_panel, panel_start, panels, product
-from .simd import REGISTER_BYTES, WIDE_ROWS
+from .simd import REGISTER_BYTES, WIDE_ROWS, copy_vector
 from .threads import WORKERS, share
 from .workspace import workspace, zeros
 
-# From so many rows on, copying B into panels costs less than it saves.
-PACKING_ROWS = 192
+# From so many rows on, copying B into panels costs less than it saves; so it does for a few tiles' rows, if B is larger
+# than the first level's cache.  They are copied so many at a time.
+PACKING_ROWS, FEWEST_PACKING_ROWS, CACHE_BYTES = 192, 2 * WIDE_ROWS, 1 << 15
+PACKED_ROWS = 32
 
-# Terms that are added up before they join the total, for the sake of a long sum's last digits.
-DEPTH_BLOCK = 1024
+# A larger B than this is cut into groups of panels.  An A that is larger is copied, if a group has so many panels to
+# read it.
+LARGE_BYTES, FEWEST_PANELS = 1 << 18, 4
 
-# Rows of C that a task computes: a tile, so that few rows are shared evenly.
-ROW_BLOCK = WIDE_ROWS
+# Terms that are added up before they join the total, more or less: a panel of B takes half of the first level's cache,
+# and a long sum keeps its last digits.
+DEPTH_BLOCK = 256
+
+# A task has so many tiles' rows at most, and there are about so many tasks at least.
+MOST_TILES, FEWEST_TASKS = 8, 32
 
 
 @prepared
@@ -73,8 +85,8 @@ def dense_gradient_kernel(x, dy, y, activation, alpha, dkernel, dbias):
 class _Plan(NamedTuple):
     """One product for one batch size.
 
-    The tables of rows and columns of A, of rows of B and of rows of C stand in one array, because every argument of a
-    compiled function costs time.
+    Numbers and tables stand in one array, because every argument of a compiled function costs time: those of PLAN,
+    then the tables of rows and columns of A, of rows of B and of C, and those of a task's copy of A and of its sums.
     """
 
     tables: np.ndarray
@@ -83,20 +95,68 @@ class _Plan(NamedTuple):
     scratch: int  # numbers of scratch memory
 
 
+PLAN = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "row_block row_blocks group "  # rows of a task, blocks of rows, panels of a task
+            "depth_block indirect copying "  # terms of a block; whether sums, and A, go by way of scratch memory
+            "a_turned copy_width "  # whether A is stored turned over; a tile's rows of its copy, in whole vectors
+            "rows columns b_rows c_rows copy_rows copy_columns sum_rows "  # where the tables start
+            "sums_size scratch_of_worker"
+        ).split()
+    ]
+)
+PLAN_SIZE = len(PLAN)
+
+
 @functools.lru_cache(maxsize=256)
 def _plan(rows, depth, width, row_step, column_step, turned, dtype):
     wide = lanes(dtype)
+    size = depth * dtype.itemsize
     packing = turned or width < wide or rows >= PACKING_ROWS
-    tables = (
-        np.arange(rows, dtype=np.int64) * row_step,
-        np.arange(depth, dtype=np.int64) * column_step,
-        np.arange(depth, dtype=np.int64) * (2 * wide if packing else width),
-        np.arange(rows, dtype=np.int64) * width,
+    packing = packing or (rows >= FEWEST_PACKING_ROWS and size * width > CACHE_BYTES)
+    tiles = -(-rows // WIDE_ROWS)
+    blocks = max((depth + DEPTH_BLOCK // 2) // DEPTH_BLOCK, 1)
+
+    numbers = np.zeros(1, PLAN)
+    n = numbers[0]
+    count = panels(width, dtype)
+    if size * width <= LARGE_BYTES:
+        n["row_blocks"], n["group"] = max(-(-tiles // MOST_TILES), min(tiles, FEWEST_TASKS)), count
+    else:
+        n["row_blocks"] = -(-tiles // MOST_TILES)
+        n["group"] = -(-count // min(-(-FEWEST_TASKS // n["row_blocks"]), count))
+    n["row_block"] = -(-tiles // n["row_blocks"]) * WIDE_ROWS
+    n["row_blocks"] = -(-rows // n["row_block"])
+    n["depth_block"], n["copy_width"] = -(-depth // blocks), -(-WIDE_ROWS // wide) * wide
+    n["copying"] = size * rows > LARGE_BYTES and n["group"] >= FEWEST_PANELS
+    n["a_turned"] = row_step == 1
+    n["indirect"] = width < wide or blocks > 1
+    row, copy_width = np.arange(n["row_block"]), n["copy_width"]
+    tables = Tables(PLAN_SIZE)
+    n["rows"] = tables.put(np.arange(rows) * row_step)
+    n["columns"] = tables.put(np.arange(depth) * column_step)
+    n["b_rows"] = tables.put(np.arange(depth) * (2 * wide if packing else width))
+    n["c_rows"] = tables.put(np.arange(rows) * width)
+    if n["a_turned"]:
+        n["copy_rows"] = tables.put(row // WIDE_ROWS * n["depth_block"] * copy_width + row % WIDE_ROWS)
+        n["copy_columns"] = tables.put(np.arange(n["depth_block"]) * copy_width)
+        copy_size = n["row_block"] // WIDE_ROWS * n["depth_block"] * copy_width
+    else:
+        copy_size = n["row_block"] * n["depth_block"]
+        n["copy_rows"] = tables.put(row * n["depth_block"])
+        n["copy_columns"] = tables.put(np.arange(n["depth_block"]))
+    n["sum_rows"] = tables.put(row * 2 * wide)
+    n["sums_size"] = n["row_block"] * n["group"] * 2 * wide if n["indirect"] else 0
+    n["scratch_of_worker"] = n["sums_size"] + (copy_size if n["copying"] else 0)
+    packed = count * depth * 2 * wide if packing else 0
+    return _Plan(
+        np.concatenate([numbers.view(np.int64), *tables.parts]),
+        bool(packing),
+        zeros(dtype, width),
+        int(packed + WORKERS * n["scratch_of_worker"]),
     )
-    packed = panels(width, dtype) * depth * 2 * wide if packing else 0
-    indirect = WORKERS * ROW_BLOCK * panels(width, dtype) * 2 * wide if width < wide or depth > DEPTH_BLOCK else 0
-    scratch = packed + indirect
-    return _Plan(np.concatenate(tables), packing, zeros(dtype, width), scratch)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -152,77 +212,142 @@ def _product(a, b, packing, turned, bias, activation, alpha, c, depth, tables, n
     if packing:
         packed = scratch[: panels * depth * 2 * lanes]
         rest = scratch[packed.size :]
-        share(_pack, (b, turned, width, packed), panels, packed.size)
+        share(_pack, (b, turned, width, packed), (depth + PACKED_ROWS - 1) // PACKED_ROWS, packed.size)
+    plan = tables[:PLAN_SIZE].view(PLAN)[0]
     share(
-        _product_rows,
+        _product_tasks,
         (a.reshape(-1), packed, packing, bias, activation, alpha, c, depth, tables, none, rest),
-        (rows + ROW_BLOCK - 1) // ROW_BLOCK,
+        (panels + plan.group - 1) // plan.group * plan.row_blocks,
         rows * depth * width,
     )
 
 
 @njit(**INNER)
 def _pack(first, last, worker, b, turned, width, packed):
-    """Copy B into panels: a task is one of them."""
+    """Copy B into panels: a task is a block of its rows, so that memory is read page by page."""
     lanes = REGISTER_BYTES // b.itemsize
-    depth = packed.size // (_panels(width, lanes) * 2 * lanes)
+    panels = _panels(width, lanes)
+    depth = packed.size // (panels * 2 * lanes)
     flat = b.reshape(-1)
-    for panel in range(first, last):
-        start = panel_start(panel, max(width, lanes), lanes)
-        place, step = (start * depth, depth) if turned else (start, width)
-        count = min(2 * lanes, width - start)
-        pack_panel(flat, place, step, depth, count, turned, packed, panel * depth * 2 * lanes)
+    begin, end = first * PACKED_ROWS, min(last * PACKED_ROWS, depth)
+    for row in range(begin, end, PACKED_ROWS):
+        rows = min(PACKED_ROWS, end - row)
+        for panel in range(panels):
+            start = panel_start(panel, max(width, lanes), lanes)
+            place, step = (start * depth + row, depth) if turned else (row * width + start, width)
+            count = min(2 * lanes, width - start)
+            pack_panel(flat, place, step, rows, count, turned, packed, (panel * depth + row) * 2 * lanes)
 
 
 @njit(**INNER)
-def _product_rows(first, last, worker, a, packed, packing, bias, activation, alpha, c, depth, tables, none, scratch):
+def _product_tasks(first, last, worker, a, packed, packing, bias, activation, alpha, c, depth, tables, none, scratch):
+    plan = tables[:PLAN_SIZE].view(PLAN)[0]
     lanes = REGISTER_BYTES // a.itemsize
     count, width = c.shape
-    begin, end = first * ROW_BLOCK, min(last * ROW_BLOCK, count)
-    rows, columns = tables[begin:end], tables[count : count + depth]
-    b_rows = tables[count + depth : count + 2 * depth]
-    c_rows = tables[count + 2 * depth + begin : count + 2 * depth + end]
-    b_panel = depth * 2 * lanes if packing else 0
     floor = a.dtype.type(0) if activation == RELU else a.dtype.type(-np.inf)
     flat, zero = c.reshape(-1), np.intp(0)
-    if width >= lanes and depth <= DEPTH_BLOCK:
-        product(
-            a, zero, rows, columns, packed, zero, b_rows, b_panel,
-            bias, floor, flat, zero, c_rows, zero, width, bool(0),
-        )  # fmt: skip
-    else:
-        size = _panels(width, lanes) * ROW_BLOCK * 2 * lanes
-        for task in range(first, last):
-            begin, end = task * ROW_BLOCK, min((task + 1) * ROW_BLOCK, count)
-            sums = scratch[worker * size : (worker + 1) * size]
-            _add_blocks(a, tables[begin:end], columns, packed, b_rows, b_panel, none, sums, width)
-            for panel in range(_panels(width, lanes)):
-                start = panel_start(panel, max(width, lanes), lanes)
-                for row in range(begin, end):
-                    place = (panel * ROW_BLOCK + row - begin) * 2 * lanes
-                    for f in range(start, min(start + 2 * lanes, width)):
-                        result = sums[place + f - start] + bias[f]
-                        c[row, f] = floor if result < floor else result
-    if activation > RELU:
-        begin, end = first * ROW_BLOCK, min(last * ROW_BLOCK, count)
-        finish(flat, begin * width, end * width, activation, alpha)
+    own = scratch[worker * plan.scratch_of_worker : (worker + 1) * plan.scratch_of_worker]
+    sums, copy = own[: plan.sums_size], own[plan.sums_size :]
+    b_rows, b_panel = tables[plan.b_rows : plan.b_rows + depth], depth * 2 * lanes if packing else 0
+    task = first
+    while task < last:
+        # The tasks of one group of panels.
+        group, block = divmod(task, plan.row_blocks)
+        blocks = min(plan.row_blocks - block, last - task)
+        task += blocks
+        panel = group * plan.group
+        column = panel_start(panel, max(width, lanes), lanes)
+        columns = min(plan.group * 2 * lanes, width - column)
+        b = panel * b_panel if packing else column
+        begin, end = block * plan.row_block, min((block + blocks) * plan.row_block, count)
+        # Without scratch memory all their rows are one, so that a panel of B serves them all.
+        step = plan.row_block if plan.indirect or plan.copying else end - begin
+        for start in range(begin, end, step):
+            stop = min(start + step, end)
+            if plan.indirect:
+                _add_blocks(a, start, stop, depth, packed, b, b_panel, tables, none, sums, copy, columns)
+                _finish_sums(sums, plan.row_block, start, stop, bias, floor, c, column, columns)
+            else:
+                source, a_rows, a_columns = _part_of_a(a, start, stop, zero, depth, tables, copy)
+                product(
+                    source, zero, a_rows, a_columns, packed, b, b_rows, b_panel,
+                    bias[column:], floor, flat, column, tables[plan.c_rows + start : plan.c_rows + stop], zero,
+                    columns, bool(0),
+                )  # fmt: skip
+            if activation > RELU:
+                if columns == width:
+                    finish(flat, start * width, stop * width, activation, alpha)
+                else:
+                    for row in range(start, stop):
+                        finish(flat, row * width + column, row * width + column + columns, activation, alpha)
 
 
 @njit(**INNER)
-def _add_blocks(a, rows, columns, packed, b_rows, b_panel, none, sums, width):
-    """A task's sums in panels of their own, block after block of the depth."""
+def _add_blocks(a, start, stop, depth, packed, b, b_panel, tables, none, sums, copy, columns):
+    """The sums of the rows ``start .. stop - 1`` in panels of their own, block after block of the depth."""
+    plan = tables[:PLAN_SIZE].view(PLAN)[0]
     lanes = REGISTER_BYTES // a.itemsize
-    places = local_array(ROW_BLOCK, np.int64)
-    for row in range(ROW_BLOCK):
-        places[row] = row * 2 * lanes
-    sums[:] = 0
     zero, lowest = np.intp(0), a.dtype.type(-np.inf)
-    for block in range(0, columns.size, DEPTH_BLOCK):
-        part = slice(block, min(block + DEPTH_BLOCK, columns.size))
+    sum_rows = tables[plan.sum_rows : plan.sum_rows + stop - start]
+    for begin in range(0, depth, plan.depth_block):
+        end = min(begin + plan.depth_block, depth)
+        source, a_rows, a_columns = _part_of_a(a, start, stop, begin, end, tables, copy)
         product(
-            a, zero, rows, columns[part], packed, zero, b_rows[part], b_panel,
-            none, lowest, sums, zero, places[: rows.size], ROW_BLOCK * 2 * lanes, max(width, lanes), bool(1),
+            source, zero, a_rows, a_columns, packed, b, tables[plan.b_rows + begin : plan.b_rows + end], b_panel,
+            none, lowest, sums, zero, sum_rows, plan.row_block * 2 * lanes, max(columns, lanes), begin > 0,
         )  # fmt: skip
+
+
+@njit(**INNER)
+def _part_of_a(a, start, stop, begin, end, tables, copy):
+    """Rows ``start .. stop - 1`` and columns ``begin .. end - 1`` of A: an array, and tables of their places in it."""
+    plan = tables[:PLAN_SIZE].view(PLAN)[0]
+    if plan.copying:
+        if plan.a_turned:
+            _copy_turned(a, tables, start, stop, begin, end, copy)
+        else:
+            for row in range(start, stop):
+                origin, place = tables[plan.rows + row] + begin, (row - start) * plan.depth_block
+                copy[place : place + end - begin] = a[origin : origin + end - begin]
+        rows = tables[plan.copy_rows : plan.copy_rows + stop - start]
+        return copy, rows, tables[plan.copy_columns : plan.copy_columns + end - begin]
+    return a, tables[plan.rows + start : plan.rows + stop], tables[plan.columns + begin : plan.columns + end]
+
+
+@njit(**INNER)
+def _copy_turned(a, tables, start, stop, begin, end, copy):
+    """A part of a turned A: tile after tile, the columns one after the other with their rows side by side."""
+    plan = tables[:PLAN_SIZE].view(PLAN)[0]
+    lanes = REGISTER_BYTES // a.itemsize
+    step = plan.copy_width
+    for tile in range(start, stop, WIDE_ROWS):
+        place = (tile - start) // WIDE_ROWS * plan.depth_block * step
+        for k in range(begin, end):
+            column = tables[plan.columns + k] + tile
+            if column + step <= a.size:
+                # What belongs to the next tile is not looked at.
+                for lane in range(0, step, lanes):
+                    copy_vector(a, column + lane, copy, place + lane)
+            else:
+                for row in range(min(WIDE_ROWS, stop - tile)):
+                    copy[place + row] = a[column + row]
+            place += step
+
+
+@njit(**INNER)
+def _finish_sums(sums, row_block, start, stop, bias, floor, c, first, columns):
+    """Rows ``start .. stop - 1`` of C, and so many columns from the first on, from the panels of their sums."""
+    lanes = REGISTER_BYTES // c.itemsize
+    for panel in range(_panels(columns, lanes)):
+        column = panel_start(panel, max(columns, lanes), lanes)
+        count = min(2 * lanes, columns - column)
+        addends = bias[first + column : first + column + count]
+        for row in range(start, stop):
+            place = (panel * row_block + row - start) * 2 * lanes
+            results, totals = c[row, first + column : first + column + count], sums[place : place + count]
+            for f in range(count):
+                result = totals[f] + addends[f]
+                results[f] = floor if result < floor else result
 
 
 @njit(**INNER)
