@@ -112,6 +112,8 @@ def elementwise_cases(mebibytes=64):
         ("relu_gradient", flat, 3 * whole),
         ("sigmoid", flat, 2 * whole),
         ("softmax", [whole // 64, 16], 2 * whole),
+        # Half of the numbers; the mask is drawn, not read.
+        ("dropout", flat, 2 * whole),
         # Gradient and parameter are read, the parameter is written; Adam has two moments besides.
         ("sgd", flat, 3 * whole),
         ("adam", flat, 7 * whole),

@@ -18,6 +18,7 @@ import numpy as np
 from . import activations, checks, initializers, regularizers, seeds
 from .kernels.formulas import LEAKY_RELU, LINEAR
 from .kernels.geometry import as_pair, as_sides, correlation_geometry, is_integer, pooling_geometry
+from .kernels.repetition import Counter
 from .variable import Variable
 
 
@@ -141,6 +142,9 @@ class Layer:
     def trainable(self, value):
         if value is not True:
             raise ValueError(f"trainable: expected True, since frozen layers are not supported, received {value!r}")
+
+    def repeated(self, times):
+        """Take note that the kernels of a step of training were called so many times more, without `forward`."""
 
     def count_params(self):
         """The number of weights, trainable or not."""
@@ -669,9 +673,6 @@ class Dropout(Layer):
         Default: drawn from the sequence that `gpuconv.utils.set_random_seed` starts.
     """
 
-    # Each step draws anew.
-    repeatable = False
-
     def __init__(self, rate, seed=None, *, name=None, input_shape=None):
         super().__init__(name, input_shape)
         self.rate = checks.real("rate", rate, 0.0, 1.0, open_high=True)
@@ -688,10 +689,15 @@ class Dropout(Layer):
         state.active = training and self.rate > 0
         if not state.active:
             return x
-        state.step = self.calls % 2**32
+        state.step = Counter(self.calls)
         self.calls += 1
         self.device.dropout(x, self.rate, self._key, self.stream, state.step, state.y)
         return state.y
+
+    def repeated(self, times):
+        # Each step draws anew.
+        if self.rate > 0:
+            self.calls += times
 
     def backward(self, dy, state, wants_dx):
         if not wants_dx or not state.active:

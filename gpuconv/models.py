@@ -4,10 +4,11 @@ A step of training is: gather a batch, forward through the layers, loss and grad
 kernel, backward through the layers, penalties, optimiser.  All of it runs on one device and
 nothing waits for it: losses and metrics add up on the device and are read once an epoch
 (and, for the progress bar, a few times a second).  From the second step of an epoch on, the
-kernels are called as they were recorded in the first (`recording`).
+kernels are called as they were recorded in the first (`recording`), and so are those of evaluation and prediction.
 """
 
 import contextlib
+import functools
 import itertools
 import sys
 import time
@@ -456,13 +457,21 @@ class Sequential:
         with self._nothing_built_if_refused():
             x = self._checked_input(x, "x")
         self._bind()
-        samples = self.device.from_host(x)
-        output = np.empty((len(x), *self._output), self.dtype)
-        for start in range(0, len(x), batch_size):
-            part = samples[start : start + batch_size]
-            states = self._states(part.shape[0], training=False)
-            output[start : start + batch_size] = self.device.to_host(self._forward(part, states, training=False))
-        return output
+        samples = self.device.from_host(x.reshape(len(x), -1))
+        order = self.device.from_host(np.arange(len(x), dtype=np.int32))
+        outputs = {}
+
+        def step(device, states, start, place):
+            device.gather(samples, order, start, states.x_rows)
+            outputs[states.batch] = self._forward(states.x, states, training=False)
+
+        output = self.device.empty((len(x), *self._output), self.dtype)
+        start = 0
+        for _ in self._steps(step, len(x), batch_size, self._prediction_repeatable, at_once=1):
+            size = min(batch_size, len(x) - start)
+            self.device.copy(outputs[size], output[start : start + size])
+            start += size
+        return self.device.to_host(output)
 
     def __call__(self, x, training=False):
         """The model's output for one batch, as a NumPy array; `training` switches dropout on."""
@@ -509,10 +518,14 @@ class Sequential:
         if self._penalized:
             device.sum_into(self._penalty_value, place, record.penalties)
 
+    def _gather(self, device, data, order, states, start):
+        """Copy a batch of samples and targets, from place `start` of the order on."""
+        device.gather(data.x, order, start, states.x_rows)
+        device.gather(data.y, order, start, states.y_rows)
+
     def _step(self, device, epoch, states, start, place):
         """One step of training, with the samples from place `start` of the epoch's order on."""
-        device.gather(epoch.data.x, epoch.order, start, states.x_rows)
-        device.gather(epoch.data.y, epoch.order, start, states.y_rows)
+        self._gather(device, epoch.data, epoch.order, states, start)
         predictions = self._forward(states.x, states, training=True)
         self._loss_and_metrics(device, predictions, states)
         self._backward(states.gradient, states)
@@ -521,65 +534,94 @@ class Sequential:
         if self._parameters.shape[0]:
             self.optimizer.step(device, self._parameters, self._gradients)
 
+    def _evaluation_step(self, device, epoch, states, start, place):
+        """Loss and metrics of one batch."""
+        self._gather(device, epoch.data, epoch.order, states, start)
+        self._loss_and_metrics(device, self._forward(states.x, states, training=False), states)
+        self._penalty(device)
+        self._add_up(device, states, place, epoch.record)
+
     def _train_epoch(self, data, order, batch_size, progress):
-        count = len(order)
-        steps = -(-count // batch_size)
-        record = self._record(steps)
-        epoch = SimpleNamespace(data=data, order=self.device.from_host(order), record=record)
-        place = 0
+        count, place = len(order), 0
+        epoch = self._epoch(data, order, batch_size)
+        repeatable = bool(self._parameters.shape[0]) and _is_own(self.optimizer) and self._evaluation_repeatable
+        step = functools.partial(self._step, epoch=epoch)
 
-        def advance(some):
-            nonlocal place
+        def read(steps):
+            return self._read(epoch.record, steps, batch_size, min(steps * batch_size, count))
+
+        for some in self._steps(step, count, batch_size, repeatable, training=True):
             place += some
-            progress.advance(some, lambda: self._read(record, place, batch_size, min(place * batch_size, count)))
+            progress.advance(some, functools.partial(read, place))
+        return read(place)
 
-        if count // batch_size >= _FEWEST_REPEATED and self._repeatable:
-            for some in self._repeat_step(epoch, count // batch_size, batch_size):
-                advance(some)
-        while place < steps:
-            start = place * batch_size
-            states = self._states(min(batch_size, count - start), training=True)
-            self._step(self.device, epoch, states, start, place)
-            advance(1)
-        return self._read(record, steps, batch_size, count)
+    def _evaluate(self, data, batch_size):
+        count = data.x.shape[0]
+        epoch = self._epoch(data, np.arange(count, dtype=np.int32), batch_size)
+        step = functools.partial(self._evaluation_step, epoch=epoch)
+        steps = sum(self._steps(step, count, batch_size, self._evaluation_repeatable))
+        return self._read(epoch.record, steps, batch_size, count)
 
     @property
-    def _repeatable(self):
-        """Whether steps make the same calls: only the library's own parts are known to do all their work in kernels."""
-        if not self._parameters.shape[0] or not _is_own(self.optimizer):
-            return False
-        return all(part.repeatable and _is_own(part) for part in (*self.layers, self.loss, *self._resolved_metrics))
+    def _evaluation_repeatable(self):
+        """Whether batches make the same calls: only the library's own parts do all their work in kernels for sure."""
+        return self._prediction_repeatable and all(map(_is_repeatable, (self.loss, *self._resolved_metrics)))
 
-    def _repeat_step(self, epoch, steps, batch_size):
-        """The first steps of an epoch, recorded and then repeated; yields after some the number of them."""
-        states = self._states(batch_size, training=True)
+    @property
+    def _prediction_repeatable(self):
+        return all(map(_is_repeatable, self.layers))
+
+    def _steps(self, step, count, batch_size, repeatable, training=False, at_once=None):
+        """Make one pass over `count` samples, in batches; yields after some of them how many they were.
+
+        Parameters
+        ----------
+        step : callable
+            ``step(device, states=, start=, place=)`` does what is to be done with the samples from `start` on, which
+            make batch number `place`.
+        count, batch_size : int
+        repeatable : bool
+            Whether batches of one size make the same calls, so that those of the first can be repeated.
+        training : bool, default False
+        at_once : int, optional
+            Batches between two yields at most.  Default: as many as take a moment.
+        """
+        place = 0
+        if repeatable and count // batch_size >= _FEWEST_REPEATED:
+            for some in self._repeat(step, count // batch_size, batch_size, training, at_once):
+                place += some
+                yield some
+        for start in range(place * batch_size, count, batch_size):
+            states = self._states(min(batch_size, count - start), training)
+            step(self.device, states=states, start=start, place=place)
+            place += 1
+            yield 1
+
+    def _repeat(self, step, steps, batch_size, training, at_once):
+        """Batches of one size, of which the first is recorded and then repeated."""
+        states = self._states(batch_size, training)
         with recording(self.device, self.layers) as recorder:
-            self._step(recorder, epoch, states, Counter(0, batch_size), Counter(0))
+            step(recorder, states=states, start=Counter(0, batch_size), place=Counter(0))
         yield 1
         repeat = recorder.repetition()
         left, some = steps - 1, 1
         while left:
             started = time.perf_counter()
             repeat(some)
-            self.optimizer.iterations += some
+            if training:
+                self.optimizer.iterations += some
+                for layer in self.layers:
+                    layer.repeated(some)
             yield some
             left -= some
             # Compiled code neither moves the progress bar nor hears Ctrl-C.
             seconds = max(time.perf_counter() - started, 1e-9)
-            some = min(max(int(some * _REPEATING_SECONDS / seconds), 1), left)
+            some = min(max(int(some * _REPEATING_SECONDS / seconds), 1), left, at_once or left)
 
-    def _evaluate(self, data, batch_size):
-        count = data.x.shape[0]
-        record = self._record(-(-count // batch_size))
-        for place, start in enumerate(range(0, count, batch_size)):
-            part = data.x[start : start + batch_size]
-            states = self._states(part.shape[0], training=False)
-            self.device.copy(data.y[start : start + batch_size], states.y_rows)
-            x = part.reshape(part.shape[0], *self._input)
-            self._loss_and_metrics(self.device, self._forward(x, states, training=False), states)
-            self._penalty(self.device)
-            self._add_up(self.device, states, place, record)
-        return self._read(record, place + 1, batch_size, count)
+    def _epoch(self, data, order, batch_size):
+        """A data set on the device, the order of its samples, and room for what each batch adds up to."""
+        record = self._record(-(-len(order) // batch_size))
+        return SimpleNamespace(data=data, order=self.device.from_host(order), record=record)
 
     def _record(self, steps):
         """One number a step for loss, metrics and penalty, on the device."""
@@ -821,6 +863,11 @@ def warmup(model, batch_size=32):
         raise TypeError(f"model: expected a Sequential, received {model!r}")
     model._require_built("warmup")
     model._rehearse(checks.integer("batch_size", batch_size, 1))
+
+
+def _is_repeatable(part):
+    """Whether a layer, a loss or a metric makes the same calls for every batch."""
+    return part.repeatable and _is_own(part)
 
 
 def _is_own(part):

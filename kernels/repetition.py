@@ -1,7 +1,7 @@
 """Calls of kernels that a step of training makes again and again.
 
-`repetition` is a function of the devices' table.  This one is for devices whose kernels are called from Python; the
-CPU has its own.
+`repetition` is a function of the devices' table.  This one calls the kernels from Python; the devices have quicker
+ways, and CUDA falls back on this one.
 """
 
 

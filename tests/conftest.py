@@ -6,6 +6,7 @@
 - The tests in `simulator` need CUDA kernels that run as Python, which is decided by a variable of the
   environment when Numba is imported.  Unless it is set they run in one other process, and are collected,
   selected and reported here like any other test.
+- The tests of `test_kernels_cuda.py` need a GPU, and are collected where one answers.
 """
 
 import hashlib
@@ -42,6 +43,14 @@ def pytest_configure(config):
         os.environ["NUMBA_CACHE_DIR"] = str(cache_folder(config))
     if REPORT:
         config.pluginmanager.register(ReportWriter(config))
+
+
+def pytest_ignore_collect(collection_path):
+    if collection_path.name != "test_kernels_cuda.py":
+        return None
+    from gpuconv import device  # now that the folder of compiled kernels is set
+
+    return device.resolve("auto") != "cuda"
 
 
 def cache_folder(config):

@@ -14,7 +14,7 @@ import numpy as np
 import reference
 from gpuconv.kernels import TABLE
 from gpuconv.kernels.geometry import correlation_geometry, pooled_part, pooling_geometry
-from gpuconv.kernels.repetition import Counter
+from gpuconv.kernels.repetition import Counter, now
 from support import assert_close, tolerance
 
 MEMORY = {"empty", "zeros", "from_host", "to_host", "copy", "synchronize", "repetition"}
@@ -853,3 +853,31 @@ def check_repetition(device):
         repeat(2)
         np.testing.assert_array_equal(device.to_host(totals), [0, *expected[:4]])
         np.testing.assert_array_equal(device.to_host(batch), rows[order][6:8])
+        _check_repeated_steps(device, dtype)
+
+
+def _check_repeated_steps(device, dtype):
+    """Kernels whose numbers follow from a counter give the bits that they give without repetition."""
+    first, times = 5, 3
+    data = Data(0, dtype)
+    x, parameters, moment = data.numbers(9), data.numbers(9), data.numbers(9, 0, 1)
+
+    def calls(step):
+        arrays = [device.from_host(array.copy()) for array in (x, parameters, moment, moment, x)]
+        dropout = [arrays[0], 0.4, 2**63 + 5, 1, step, arrays[4]]
+        adam = [arrays[0], 0.01, 0.9, 0.999, 1e-7, step, 0.0, *arrays[1:4]]
+        return arrays[1:], [(device.dropout, dropout), (device.adam, adam)]
+
+    repeated, recorded = calls(Counter(first))
+    recorded = [
+        getattr(kernel, "prepare", lambda *given, kernel=kernel: (kernel, given))(*given) for kernel, given in recorded
+    ]
+    for kernel, given in recorded:
+        kernel(*now(given))
+    device.repetition(recorded)(times)
+    plain, direct = calls(None)
+    for step in range(first, first + times + 1):
+        for kernel, given in direct:
+            kernel(*(step if argument is None else argument for argument in given))
+    for one, other in zip(repeated, plain, strict=True):
+        assert device.to_host(one).tobytes() == device.to_host(other).tobytes()

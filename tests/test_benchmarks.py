@@ -10,8 +10,8 @@ import pytest
 
 # The benchmarks are programs of the repository, not part of what is installed.
 sys.path.append(str(Path(__file__).parents[1]))
-cases, cpu, processes, report = (
-    importlib.import_module(f"benchmarks.{name}") for name in ("cases", "cpu", "processes", "report")
+cases, cpu, gpu_report, processes, report = (
+    importlib.import_module(f"benchmarks.{name}") for name in ("cases", "cpu", "gpu_report", "processes", "report")
 )
 
 
@@ -247,3 +247,20 @@ def test_examples_in_docstrings():
     result = doctest.testmod(report)
     assert result.attempted >= 3
     assert result.failed == 0
+
+
+def test_tables_of_a_gpu():
+    row = {"section": "operations", "work": "relu", "precision": "float32", "bytes": 8e6}
+    rows = [
+        {**row, "library": "gpuconv", "seconds": 4e-6},
+        {**row, "library": "torch", "seconds": 6e-6, "variant": "slow"},
+        {**row, "library": "torch", "seconds": 5e-6, "variant": "quick"},
+        {**row, "work": "softmax", "library": "gpuconv", "seconds": None, "error": "no room"},
+        {**row, "section": "correlation", "precision": "tf32", "library": "torch", "seconds": 1e-6, "flops": 5e6},
+    ]
+    lines = gpu_report.markdown({"machine": {"GPU": "made up"}, "rows": rows}).splitlines()
+    assert "| relu | 4.0 us | 5.0 us (quick) | 1.25 | 2.00 TB/s |" in lines
+    assert "| softmax | - | - |  |  |" in lines
+    assert "- softmax, gpuconv: no room" in lines
+    table = lines[lines.index("## correlation, tf32") :]
+    assert "| relu | - | 1.0 us |  | 5.0 TFLOP/s |" in table

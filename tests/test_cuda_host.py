@@ -6,11 +6,13 @@ Where a driver, a GPU or CuPy is needed, one is made up that fails as it does in
 import sys
 from types import ModuleType, SimpleNamespace
 
+import numba.core.errors
+import numba.cuda.core.errors
 import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cpu
 from gpuconv.kernels.cuda import memory, toolkit
-from numba.core.errors import TypingError
+from gpuconv.kernels.cuda.counting import _advance
 
 import gpuconv
 from gpuconv import device, layers, models
@@ -24,11 +26,12 @@ def fresh(monkeypatch):
     monkeypatch.setattr(toolkit, "SIMULATED", False)
     monkeypatch.setattr(toolkit, "_refused", set())
     monkeypatch.setitem(sys.modules, "cupy", None)
-    for kept in (toolkit.stream, toolkit._pool):
-        kept.cache_clear()
+    remembering = (toolkit.stream, toolkit._pool, toolkit._configured)
+    for function in remembering:
+        function.cache_clear()
     yield
-    for kept in (toolkit.stream, toolkit._pool):
-        kept.cache_clear()
+    for function in remembering:
+        function.cache_clear()
 
 
 class OutOfMemoryError(Exception):
@@ -324,12 +327,26 @@ def test_a_model_that_finds_no_room_on_another_device_stays_whole(small_gpu):
 # ------------------------------------------------------------------ kernels that do not compile
 
 
+@pytest.mark.parametrize("coloured", [False, True])
+def test_nobody_is_warned_of_small_grids(coloured, monkeypatch):
+    if coloured:  # as on a terminal
+        highlight = SimpleNamespace(errmsg=lambda message: f"\033[1m{message}\033[0m")
+        monkeypatch.setattr(numba.cuda.core.errors, "termcolor", lambda: highlight)
+    # Numba warns once of each grid: no two here are the same.
+    blocks = 5 if coloured else 7
+    with pytest.warns(numba.cuda.core.errors.NumbaPerformanceWarning, match=f"Grid size {blocks} "):
+        _advance[(blocks,), (32,), 0]
+    monkeypatch.setattr(toolkit, "stream", lambda: 0)
+    assert toolkit._configured(_advance, (blocks + 1,), (32,)).griddim == (blocks + 1, 1, 1)
+
+
 class NvvmError(Exception):
     """By the name of numba-cuda's."""
 
 
 COMPILING = {
-    "typing": TypingError("no such function"),
+    "Numba's typing": numba.core.errors.TypingError("no such function"),
+    "typing": numba.cuda.core.errors.TypingError("no such function"),
     "NVVM": NvvmError("NVVM_ERROR_COMPILATION"),
     "loading": RuntimeError("[222] Call to cuLinkAddData results in CUDA_ERROR_UNSUPPORTED_PTX_VERSION"),
     "registers": RuntimeError("[701] Call to cuLaunchKernel results in CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"),

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import reference
 from gpuconv.kernels import cpu
-from gpuconv.kernels.cpu import winograd_input
+from gpuconv.kernels.cpu import windows, winograd_input
 from gpuconv.kernels.cpu.epilogue import NO_WINDOW
 from gpuconv.kernels.cpu.workspace import NO_WINNERS
 from gpuconv.kernels.geometry import correlation_geometry, poolable, pooled_part, pooling_geometry
+from kernel_checks import CHECKS, Data
 from support import assert_close
 
 import gpuconv
@@ -166,3 +167,55 @@ def test_tiles_of_outputs_are_taken_where_they_are_fewer():
     assert choose(small, np.dtype(np.float32)) == (4, True)
     large = correlation_geometry((2, 112, 112, 64), 3, 64, padding="same")
     assert not choose(large, np.dtype(np.float32))[1]
+
+
+POOLED = ["correlate2d_max_pool2d", "correlate2d_max_pool2d_gradient_filters"]
+
+# Terms of a window's sums beside the 9 rows of a tile, channels beside one and two vectors, blocks of windows that are
+# pictures, parts of one, and several; cells that no window covers.
+SHALLOW = [
+    correlation_geometry((13, 8, 8, 1), 3, 10),
+    correlation_geometry((3, 23, 22, 3), 3, 33),
+    correlation_geometry((2, 21, 40, 1), (2, 5), 17, (1, 2), "valid", (3, 1)),
+    correlation_geometry((1, 5, 6, 32), 1, 24, 2),
+    correlation_geometry((200, 3, 3, 2), (1, 2), 16),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize("geometry", SHALLOW, ids=str)
+def test_windows_in_registers(geometry, name, dtype):
+    pool = pooling_geometry(geometry.output_shape, 2)
+    before = gpuconv.get_num_threads()
+    for activation in (reference.LINEAR, reference.RELU):
+        assert windows.usable(pooled_part(geometry, pool), activation, (2, 2), np.dtype(dtype))
+        results = []
+        for threads in (1, 2):
+            gpuconv.set_num_threads(threads)
+            results.append(CHECKS[name](cpu, Data(1, dtype), geometry, activation))
+        for one, other in zip(*results, strict=True):
+            np.testing.assert_array_equal(one, other)
+    gpuconv.set_num_threads(before)
+
+
+def test_what_windows_in_registers_are_for():
+    def usable(geometry, activation=reference.RELU, window=(2, 2), dtype=np.float32):
+        pool = pooling_geometry(geometry.output_shape, window)
+        return windows.usable(pooled_part(geometry, pool), activation, window, np.dtype(dtype))
+
+    shape = (4, 10, 10, 3)
+    assert usable(correlation_geometry(shape, 3, 64))
+    assert usable(correlation_geometry(shape, 3, 64), reference.LINEAR)
+    assert not usable(correlation_geometry(shape, 3, 64), reference.TANH)
+    assert not usable(correlation_geometry(shape, 3, 64), window=(2, 1))
+    assert not usable(correlation_geometry(shape, 4, 64))
+    assert not usable(correlation_geometry(shape, 3, 3))
+    assert not usable(correlation_geometry(shape, 3, 66, groups=3))
+    assert not usable(correlation_geometry(shape, 3, 64, padding="same"))
+    # Padding that no window reaches is none.
+    assert usable(correlation_geometry(shape, 3, 64, padding=((0, 1), (0, 1))))
+    assert not usable(correlation_geometry(shape, 3, 64, padding=((0, 2), (0, 1))))
+    assert not usable(correlation_geometry(shape, 3, 64, padding=((0, 1), (0, 2))))
+    assert not usable(correlation_geometry(shape, 3, 64, padding=((1, 0), (0, 0))))
+    assert not usable(correlation_geometry(shape, 3, 64, padding=((0, 0), (1, 0))))

@@ -1,7 +1,7 @@
 """Every CUDA kernel, compiled to PTX and executed on the CPU, against the reference.
 
 Shapes cross the edges of the tiles that a GPU gets (`gpuconv.kernels.cuda.tiles`), and every access is checked
-on the way: bounds, alignment, reads of what nothing wrote, races, barriers.
+on the way: bounds, alignment, reads of what nothing wrote, races, barriers.  `test_kernels_cuda` runs them on a GPU.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from cuda_arguments import _CORRELATIONS, _LAYERS, _POOLS
+from cuda_cases import CASES
 from gpuconv.kernels import TABLE, formulas
 from gpuconv.kernels.cuda.toolkit import cuda
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
@@ -30,119 +30,6 @@ from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cann
 
 CAPABILITIES = ((7, 5), (9, 0))
 
-# The same variants that are compiled for `test_cuda_ptx`, and a problem of several blocks each way.
-CORRELATIONS = [{"geometry": geometry, "activation": activation} for geometry, activation in _CORRELATIONS.values()]
-# The first with fewer filters than a thread has sums of.
-CORRELATIONS[0] = {"geometry": correlation_geometry((2, 6, 5, 3), 3, 3, padding="same"), "activation": formulas.RELU}
-SEVERAL_BLOCKS = correlation_geometry((2, 9, 8, 5), 3, 70, padding="same")
-CORRELATIONS.append({"geometry": SEVERAL_BLOCKS, "activation": formulas.TANH})
-# A first layer whose filters are written four at a time, which leave a part of the block's unused.
-CORRELATIONS.append({"geometry": correlation_geometry((1, 5, 6, 1), 3, 12), "activation": formulas.LINEAR})
-# Sums long enough for two blocks to share them, of which one has fewer kernel rows.
-SHARED_SUMS = {"geometry": correlation_geometry((1, 3, 3, 30), 3, 5, padding="same"), "activation": formulas.RELU}
-CORRELATIONS.append(SHARED_SUMS)
-POOLINGS = [{"geometry": geometry} for geometry in _POOLS.values()]
-# Windows side by side that leave a column over.
-POOLINGS.append({"geometry": pooling_geometry((1, 4, 5, 4), 2)})
-PADDINGS = [
-    {"shape": (2, 3, 4, 3), "padding": ((1, 2), (3, 1))},
-    {"shape": (2, 2, 3, 8), "padding": ((0, 1), (2, 0))},
-]
-DENSES = [{"shape": layer[:3], "activation": layer[3]} for layer in _LAYERS.values()]
-DENSES.append({"shape": (70, 33, 67), "activation": formulas.TANH})
-ACTIVATIONS = [{"shape": (7, 41), "activation": number} for number in range(8)]
-RELUS = [{"shape": (2, 3, 49), "negative_slope": 0.25, "max_value": 1.0, "threshold": 0.5}]
-# Windows that leave cells over, and one that is as large as the picture.
-POOLED_CORRELATIONS = [
-    {"geometry": correlation_geometry((2, 6, 5, 3), 3, 3, padding="same"), "activation": formulas.RELU},
-    {"geometry": correlation_geometry((1, 9, 8, 2), (3, 2), 3, (2, 1)), "activation": formulas.TANH, "window": (3, 2)},
-    {"geometry": correlation_geometry((1, 7, 8, 1), 3, 12), "activation": formulas.RELU},
-]
-# Several rows on one warp, a row in vectors and longer than the registers of a warp, a single number.
-MATRICES = [{"shape": shape} for shape in ((35, 3), (2, 516), (1, 1))]
-# Several numbers and vectors on each lane, lanes without any, in one chunk and in two.
-MORE_MATRICES = [*MATRICES, *({"shape": shape} for shape in ((3, 41), (5, 20), (2, 513)))]
-# Numbers, one block; vectors, several blocks each way with ragged ends; several blocks of rows and a ragged warp.
-COLUMNS = [{"shape": shape} for shape in ((37, 5), (291, 36), (260, 5))]
-SIZES = [{"size": 303}, {"size": 3}]
-CASES = {
-    "correlate2d": CORRELATIONS,
-    "correlate2d_gradient_input": CORRELATIONS,
-    # The geometries that matter to it, for few kernels, which take long to compile.  Then several blocks of entries and
-    # pixels enough for several chunks; channels and filters four at a time; a thread for each weight, several chunks.
-    "correlate2d_gradient_filters": [
-        *CORRELATIONS[:2],
-        *CORRELATIONS[3:5],
-        {"geometry": SEVERAL_BLOCKS, "activation": formulas.TANH},
-        {"geometry": correlation_geometry((2, 13, 12, 2), 5, 3, padding="same"), "activation": formulas.RELU},
-        {"geometry": correlation_geometry((2, 6, 5, 4), 3, 8, padding="same"), "activation": formulas.RELU},
-        {"geometry": correlation_geometry((1, 13, 11, 2), 3, 2, padding="same", groups=2), "activation": formulas.RELU},
-    ],
-    "correlate2d_max_pool2d": POOLED_CORRELATIONS,
-    "correlate2d_max_pool2d_gradient_input": POOLED_CORRELATIONS,
-    "correlate2d_max_pool2d_gradient_filters": POOLED_CORRELATIONS,
-    "correlate_image": [
-        {"shape": (12, 24), "kernel_size": (2, 3), "beyond": (2, 3)},
-        {"shape": (5, 18), "kernel_size": (3, 4), "beyond": (2, 1)},
-        {"shape": (1, 3), "kernel_size": (3, 5), "beyond": (0, 0)},
-    ],
-    "max_pool2d": POOLINGS,
-    "max_pool2d_gradient": POOLINGS,
-    "average_pool2d": POOLINGS,
-    "average_pool2d_gradient": POOLINGS,
-    "zero_pad2d": PADDINGS,
-    "crop2d": PADDINGS,
-    "activate": ACTIVATIONS,
-    "activate_gradient": ACTIVATIONS,
-    "relu": RELUS,
-    "relu_gradient": RELUS,
-    "softmax": MORE_MATRICES,
-    "softmax_gradient": MATRICES,
-    "dense": DENSES,
-    "dense_gradient_input": DENSES,
-    "dense_gradient_kernel": DENSES,
-    "batch_moments": COLUMNS,
-    "normalize": COLUMNS,
-    "batch_normalization_gradient": COLUMNS,
-    "moving_average": [{**size, "momentum": 0.999} for size in SIZES],
-    "softmax_cross_entropy": MATRICES,
-    "sparse_softmax_cross_entropy": MORE_MATRICES,
-    "cross_entropy": MATRICES,
-    "sparse_cross_entropy": MATRICES,
-    "mean_squared_error": MATRICES,
-    "binary_cross_entropy": MATRICES,
-    "sigmoid_binary_cross_entropy": MATRICES,
-    "sparse_accuracy": MORE_MATRICES,
-    "categorical_accuracy": MATRICES,
-    "binary_accuracy": MATRICES,
-    "dropout": [
-        {"shape": (1037,), "rate": 0.3, "seed": 2**63 + 5, "stream": 2, "step": 2**32 - 1},
-        {"shape": (3, 5), "rate": 0.0, "seed": 0, "stream": 0, "step": 0},
-    ],
-    "regularize": [
-        {"size": 303, "regions": 4},
-        {"size": 9, "regions": 1},
-        {"size": 9, "regions": 0},
-        {"size": 20_000, "regions": 3},
-    ],
-    "sgd": [
-        {"size": 303, "momentum": 0.0, "nesterov": False, "weight_decay": 0.01},
-        {"size": 9, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0},
-        {"size": 9, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
-    ],
-    "adam": [{"size": 303, "step": 1, "weight_decay": 0.0}, {"size": 9, "step": 40, "weight_decay": 0.01}],
-    "rmsprop": [
-        {"size": 303, "momentum": 0.0, "centered": False, "weight_decay": 0.0},
-        {"size": 9, "momentum": 0.9, "centered": True, "weight_decay": 0.01},
-    ],
-    "gather": [
-        {"source_rows": 12, "features": 37, "start": 3, "rows": 8},
-        {"source_rows": 5, "features": 1, "start": 0, "rows": 5, "kind": np.int32},
-        {"source_rows": 5, "features": 12, "start": 1, "rows": 3},
-        {"source_rows": 5, "features": 16, "start": 1, "rows": 3, "kind": np.uint8},
-    ],
-    "sum_into": [{"size": 303, "place": 1}, {"size": 5, "place": 0}, {"size": 20_003, "place": 1}],
-}
 NUMBERED = [(name, number) for name, cases in CASES.items() for number in range(len(cases))]
 FLOAT64 = ["correlate2d", "softmax_cross_entropy", "max_pool2d", "adam"]
 

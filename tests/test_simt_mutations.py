@@ -8,17 +8,17 @@ import functools
 
 import numpy as np
 import pytest
+from cuda_cases import CASES
 from gpuconv.kernels.cuda import tiles
 from gpuconv.kernels.geometry import pooling_geometry
-from kernel_checks import CHECKS, NAN_ONLY, NOT_PROPAGATING, UNPADDED, Data
+from kernel_checks import CHECKS, NAN_ONLY, NOT_PROPAGATING, UNPADDED, Data, check_repetition
 from simt import Gpu, mutants
 from simt.errors import SimtError
 from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cannot be had
-from test_simt_kernels import CASES
 
 MODULES = (
-    "activation", "correlate", "correlate_filters", "correlate_first", "correlate_pool", "data", "direct", "image",
-    "lanes", "loss", "metric", "normalization", "optimizer", "pad", "pool", "product", "random", "rows", "sums",
+    "activation", "correlate", "correlate_filters", "correlate_first", "correlate_pool", "counting", "data", "direct",
+    "image", "lanes", "loss", "metric", "normalization", "optimizer", "pad", "pool", "product", "random", "rows", "sums",
     "vectors",
 )  # fmt: skip
 
@@ -33,6 +33,8 @@ SHOWN_BY = {
     "store_tile": ["correlate2d"],
     "sum_splits": ["correlate2d"],
     "_prepare": ["correlate2d_gradient_input"],
+    "_advance": ["repetition"],
+    "current": ["repetition"],
     "direct_correlation": ["correlate2d"],
     "direct_gradient": ["correlate2d_gradient_input"],
     "seen_from": ["correlate2d_gradient_input"],
@@ -123,6 +125,8 @@ def calls(name):
 
     Of the correlations, which take long to compile, a few cases are enough.
     """
+    if name == "repetition":
+        return [({}, ())]
     cases = [(case, ()) for case in CASES[name]]
     if name.startswith("correlate2d"):
         shown = {
@@ -149,7 +153,10 @@ def is_noticed(gpu, name, offered=device):
     for number, (case, special) in enumerate(calls(name)):
         try:
             with gpu.installed():
-                CHECKS[name](offered, Data(number, np.float32, special), **case)
+                if name == "repetition":
+                    check_repetition(offered)
+                else:
+                    CHECKS[name](offered, Data(number, np.float32, special), **case)
         except (SimtError, AssertionError):
             return True
     return False
@@ -185,7 +192,7 @@ def limit(name):
 # What synchronises the threads of its blocks.
 SYNCHRONISING = [
     "correlate2d", "correlate2d_gradient_input", "correlate2d_gradient_filters", "batch_moments",
-    "batch_normalization_gradient", "regularize", "sum_into",
+    "batch_normalization_gradient", "regularize", "repetition", "sum_into",
 ]  # fmt: skip
 
 

@@ -87,9 +87,10 @@ def elementwise(case):
             cpu.adam(other, 1e-3, 0.9, 0.999, 1e-7, next(steps), 0.0, x, moments, out)
 
         return sgd if operation == "sgd" else adam
-    if operation not in ("relu", "relu_gradient", "sigmoid", "softmax"):
+    if operation not in ("relu", "relu_gradient", "sigmoid", "softmax", "dropout"):
         raise UnsupportedError(operation)
     return {
+        "dropout": lambda: cpu.dropout(x, 0.5, 1, 0, next(steps), out) or out,
         "relu": lambda: cpu.activate(x, RELU, 0.0, out) or out,
         "relu_gradient": lambda: cpu.activate_gradient(x, other, RELU, 0.0, out) or out,
         "sigmoid": lambda: cpu.activate(x, SIGMOID, 0.0, out) or out,

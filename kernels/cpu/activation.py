@@ -12,7 +12,7 @@ from numba.extending import overload
 
 from .blocks import FORMULA, MOVE, blocks, within
 from .compiling import INNER
-from .elementary import exp, expm1, log1p, upper_tail
+from .elementary import exp_of_negative, expm1, log1p, upper_tail
 from .formulas import clip_relu, clip_relu_slope
 from .rows import row_maximum, row_sum, scale_row, subtract_from_row
 from .threads import share
@@ -52,7 +52,7 @@ def relu_gradient(x, dy, negative_slope, max_value, threshold, dx):
 
 @njit(**INNER)
 def _sigmoid(z):
-    decay = exp(-abs(z))
+    decay = exp_of_negative(-abs(z))
     return (decay if z < 0 else type(z)(1)) / (type(z)(1) + decay)
 
 
@@ -70,7 +70,7 @@ def _elu(alpha, z):
 
 @njit(**INNER)
 def _softplus(z):
-    tail = log1p(exp(-abs(z)))
+    tail = log1p(exp_of_negative(-abs(z)))
     return tail if z < 0 else z + tail
 
 
@@ -86,7 +86,7 @@ def _(z):
 
     def single(z):
         half = np.float32(0.5)
-        tail = half * upper_tail(abs(z) * np.float32(0.7071067811865476)) * exp(-half * z * z)
+        tail = half * upper_tail(abs(z) * np.float32(0.7071067811865476)) * exp_of_negative(-half * z * z)
         return tail if z < 0 else np.float32(1) - tail
 
     return single
@@ -99,7 +99,7 @@ def _gelu(z):
 
 @njit(**INNER)
 def _sigmoid_slope(z):
-    decay = exp(-abs(z))
+    decay = exp_of_negative(-abs(z))
     sum_of_both = type(z)(1) + decay
     return decay / (sum_of_both * sum_of_both)
 
@@ -112,13 +112,13 @@ def _tanh_slope(z):
 
 @njit(**INNER)
 def _elu_slope(alpha, z):
-    below = alpha * exp(z)
+    below = alpha * exp_of_negative(z)
     return below if z < 0 else type(z)(1)
 
 
 @njit(**INNER)
 def _gelu_slope(z):
-    density = type(z)(0.3989422804014327) * exp(type(z)(-0.5) * z * z)
+    density = type(z)(0.3989422804014327) * exp_of_negative(type(z)(-0.5) * z * z)
     return _normal_distribution(z) + z * density
 
 
@@ -215,7 +215,7 @@ def exponentiate(x, start, stop):
     """``x[start:stop] = e^x`` in place, across the ends of rows, since these are often shorter than a vector."""
     part = x[start:stop]
     for i in range(part.size):
-        part[i] = exp(part[i])
+        part[i] = exp_of_negative(part[i])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

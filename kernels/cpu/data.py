@@ -1,7 +1,10 @@
 """Batches out of a data set, and sums that stay on the device."""
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from .blocks import BLOCK, MOVE
 from .compiling import INNER
@@ -11,6 +14,28 @@ from .threads import share
 # Elements that are added up before they join the total, and parts of the elements that have totals of their own.
 SUM_BLOCK = 256
 PARTS = 64
+
+# Rows of a batch that are asked for before they are copied, and cache lines of each: memory answers after the time that
+# some hundred instructions take, and the processor sees by itself how a long row goes on.
+ROWS_AHEAD, MOST_LINES_AHEAD = 12, 8
+LINE_BYTES = 64
+
+
+@intrinsic
+def _prefetch(typing, array, place):
+    """Ask for the cache line of a place of a flat array."""
+
+    def code(context, builder, signature, arguments):
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        line = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        # To read, into all caches, data.
+        builder.call(function, [line, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), code
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -23,7 +48,15 @@ def gather(source, order, start, batch):
 
 @njit(**INNER)
 def _gather(first, last, worker, source, order, start, batch, step):
-    for i in range(first * step, min(last * step, batch.shape[0])):
+    columns, numbers = batch.shape[1], LINE_BYTES // batch.itemsize
+    reach = min(columns, MOST_LINES_AHEAD * numbers)
+    flat = source.reshape(-1)
+    begin, end = first * step, min(last * step, batch.shape[0])
+    for i in range(begin, end):
+        # Before the first row, for all of those ahead.
+        for ahead in range(i + ROWS_AHEAD if i > begin else i, min(i + ROWS_AHEAD + 1, end)):
+            for place in range(0, reach, numbers):
+                _prefetch(flat, order[start + ahead] * columns + place)
         source_row, batch_row = source[order[start + i]], batch[i]
         for j in range(batch_row.size):
             batch_row[j] = source_row[j]

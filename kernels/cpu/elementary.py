@@ -4,11 +4,13 @@
 
     x = n ln 2 + r,  |r| <= ln 2 / 2        e^x = 2^n e^r,  with Taylor's series for e^r
     s = t / (2 + t)                         log(1 + t) = 2 (s + s^3 / 3 + s^5 / 5 + ...)
+    x = 2^n m,  sqrt(1/2) <= m < sqrt(2)    log x = n ln 2 + log m
 
-n is taken by adding a number so large that its last digit counts ones; 2^n by moving n to where a floating-point
-number keeps its exponent.  ``n ln 2`` is subtracted in two parts, the first of which has so few digits that its product
-is exact: Cody and Waite, "Software Manual for the Elementary Functions" (1980).  Results are within one and a half
-units of the last place (two for the logarithm); overflow, denormal numbers, infinities and NaN are as in `math`.
+n is taken by adding a number so large that its last digit counts ones; 2^n by moving n to where a floating-point number
+keeps its exponent, and taken from there for the logarithm.  ``n ln 2`` is subtracted in two parts, the first of which
+has so few digits that its product is exact: Cody and Waite, "Software Manual for the Elementary Functions" (1980).
+Results are within one and a half units of the last place (two for the logarithms); overflow, denormal numbers,
+infinities and NaN are as in `math`.
 """
 
 import math
@@ -25,14 +27,22 @@ from .simd import FUSED
 LN_2 = Fraction("0.693147180559945309417232121458176568075500134360255254120680")
 
 
-def exp(x):
-    """e^x."""
+def exp_of_negative(x):
+    """e^x for x <= 0, and anything for others.
+
+    Exponentials that cannot overflow are what activations and losses are made of: ``e^-|z|``, or ``e^(z - max z)``.
+    """
     return math.exp(x)
 
 
 def expm1(x):
     """e^x - 1, with all digits near zero."""
     return math.expm1(x)
+
+
+def log(x):
+    """The natural logarithm of a positive number that is neither denormal nor infinite; of NaN it is NaN."""
+    return math.log(x)
 
 
 def log1p(t):
@@ -62,22 +72,44 @@ def select(typing, condition, chosen, other):
     return chosen(types.boolean, chosen, chosen), code
 
 
+def _fused(builder, factor, other, addend):
+    """LLVM's ``factor * other + addend``, as one instruction where the processor has it."""
+    if not FUSED:
+        return builder.fadd(builder.fmul(factor, other), addend)
+    number = factor.type
+    function = ir.FunctionType(number, [number] * 3)
+    fused = cgutils.get_or_insert_function(builder.module, function, f"llvm.fma.{number.intrinsic_name}")
+    return builder.call(fused, [factor, other, addend])
+
+
+@intrinsic
+def _multiply_add(typing, factor, other, addend):
+    """``factor * other + addend`` of three numbers of one type."""
+
+    def code(context, builder, signature, arguments):
+        return _fused(builder, *arguments)
+
+    return factor(factor, factor, factor), code
+
+
 def _polynomial(*coefficients):
-    """The function ``c0 + c1 x + c2 x^2 + ...``, by Horner's rule, with fused multiply-adds where there are any."""
+    """The function ``c0 + c1 x + c2 x^2 + ...``, by Estrin's rule.
+
+    ``(c0 + c1 x) + x^2 (c2 + c3 x)``, and so on with pairs of pairs: a multiplication or two more than Horner's rule,
+    but half as long a way from x to the result, which is what a loop over numbers waits for.
+    """
 
     @intrinsic
     def polynomial(typing, x):
         def code(context, builder, signature, arguments):
-            number = arguments[0].type
-            function = ir.FunctionType(number, [number] * 3)
-            fused = cgutils.get_or_insert_function(builder.module, function, f"llvm.fma.f{x.bitwidth}")
-            total = ir.Constant(number, coefficients[-1])
-            for coefficient in map(number, coefficients[-2::-1]):
-                if FUSED:
-                    total = builder.call(fused, [total, arguments[0], coefficient])
-                else:
-                    total = builder.fadd(builder.fmul(total, arguments[0]), coefficient)
-            return total
+            power = arguments[0]
+            terms = [power.type(coefficient) for coefficient in coefficients]
+            while True:
+                pairs = [_fused(builder, high, power, low) for low, high in zip(terms[::2], terms[1::2], strict=False)]
+                terms = pairs + terms[len(terms) // 2 * 2 :]
+                if len(terms) == 1:
+                    return terms[0]
+                power = builder.fmul(power, power)
 
         return x(x), code
 
@@ -93,7 +125,7 @@ def _functions(real, digits, bias, lowest, highest, exact, exp_terms, log_terms)
     digits, bias : int
         Binary digits after the point, and what is added to exponents.
     lowest, highest : float
-        Beyond these the exponential is 0 or infinite.
+        Beyond these the exponential is 0, and `expm1` infinite.
     exact : int
         Binary digits of the first part of ln 2.
     exp_terms, log_terms : int
@@ -104,8 +136,9 @@ def _functions(real, digits, bias, lowest, highest, exact, exp_terms, log_terms)
     first_part = Fraction(round(LN_2 * 2**exact), 2**exact)
     inverse, high, low = real(float(1 / LN_2)), real(float(first_part)), real(float(LN_2 - first_part))
     rounder = real(1.5 * 2**digits)
+    half_bias, small = real(bias // 2), real(2.0 ** -(bias // 2))
     exponential_tail = _polynomial(*[1 / math.factorial(k) for k in range(2, exp_terms)])
-    logarithm = _polynomial(*[2 / (2 * k + 1) for k in range(log_terms)])
+    logarithm_tail = _polynomial(*[2 / (2 * k + 1) for k in range(1, log_terms)])
 
     @intrinsic
     def power_of_2(typing, n):
@@ -118,21 +151,31 @@ def _functions(real, digits, bias, lowest, highest, exact, exp_terms, log_terms)
 
         return n(n), code
 
-    @njit
-    def reduce(x):
-        n = (x * inverse + rounder) - rounder
-        r = (x - n * high) - n * low
-        return n, r + r * r * exponential_tail(r)
+    @intrinsic
+    def exponent(typing, x):
+        def code(context, builder, signature, arguments):
+            number, whole = arguments[0].type, ir.IntType(x.bitwidth)
+            view = {32: np.int32, 64: np.int64}[x.bitwidth]
+            bits = builder.sub(builder.bitcast(arguments[0], whole), whole(int(real(0.5**0.5).view(view))))
+            # A whole number becomes a floating one by standing where the last digits of a large one are.
+            n = builder.add(builder.ashr(bits, whole(digits)), whole(int(rounder.view(view))))
+            return builder.fsub(builder.bitcast(n, number), number(1.5 * 2**digits))
+
+        return x(x), code
 
     @njit
-    def exp(x):
-        # Comparisons that NaN fails leave it in place.
-        x = lowest if x < lowest else x
-        x = highest if x > highest else x
-        n, power_minus_1 = reduce(x)
-        # Two steps, since 2^n itself may be too large or too small a number.
-        part = (n * half + rounder) - rounder
-        return (one + power_minus_1) * power_of_2(part) * power_of_2(n - part)
+    def reduce(x):
+        n = _multiply_add(x, inverse, rounder) - rounder
+        r = _multiply_add(n, -low, _multiply_add(n, -high, x))
+        return n, _multiply_add(r * r, exponential_tail(r), r)
+
+    @njit
+    def exp_of_negative(x):
+        # A comparison that NaN fails leaves it in place.
+        n, power_minus_1 = reduce(lowest if x < lowest else x)
+        # Two steps, since 2^n itself may be too small a number.
+        power = power_of_2(n + half_bias)
+        return _multiply_add(power_minus_1, power, power) * small
 
     @njit
     def expm1(x):
@@ -145,9 +188,15 @@ def _functions(real, digits, bias, lowest, highest, exact, exp_terms, log_terms)
     @njit
     def log1p(t):
         s = t / (two + t)
-        return s * logarithm(s * s)
+        square = s * s
+        return _multiply_add(s * square, logarithm_tail(square), two * s)
 
-    return {"exp": exp, "expm1": expm1, "log1p": log1p}
+    @njit
+    def log(x):
+        n = exponent(x)
+        return n * high + (n * low + log1p(x * power_of_2(-n) - one))
+
+    return {"exp_of_negative": exp_of_negative, "expm1": expm1, "log": log, "log1p": log1p}
 
 
 _FUNCTIONS = {
@@ -156,15 +205,21 @@ _FUNCTIONS = {
 }
 
 
-@overload(exp)
-def _exp(x):
-    function = _FUNCTIONS[x]["exp"]
+@overload(exp_of_negative)
+def _exp_of_negative(x):
+    function = _FUNCTIONS[x]["exp_of_negative"]
     return lambda x: function(x)
 
 
 @overload(expm1)
 def _expm1(x):
     function = _FUNCTIONS[x]["expm1"]
+    return lambda x: function(x)
+
+
+@overload(log)
+def _log(x):
+    function = _FUNCTIONS[x]["log"]
     return lambda x: function(x)
 
 

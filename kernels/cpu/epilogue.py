@@ -8,14 +8,13 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from ..formulas import LINEAR, RELU
+from .builders import constant, spread
 from .compiling import INNER
 from .formulas import activate, slope_from_value
 from .simd import REGISTER_BYTES, vectors_of
 from .views import part
 
 NO_WINDOW = 0, 0
-
-_I32 = ir.IntType(32)
 
 
 @njit(**INNER)
@@ -95,14 +94,11 @@ def _relu_vector_to_winner(typing, dy, y, winner, pooled, number, dz, place):
             for kind, array in zip(signature.args[:3], arguments[:3], strict=True)
         )
         _, write = vectors_of(context, builder, dz, arguments[5])
-        zero, one = (ir.Constant(value.type, [slope] * value.type.count) for slope in (0.0, 1.0))
+        zero, one = constant(value.type, 0.0), constant(value.type, 1.0)
         gradient = builder.fmul(incoming, builder.select(builder.fcmp_ordered("<=", value, zero), zero, one))
         # Integers as wide as the numbers that they choose among.
         wide = ir.VectorType(ir.IntType(dy.dtype.bitwidth), value.type.count)
-        first = builder.insert_element(
-            ir.Constant(wide, ir.Undefined), _as_wide(builder, arguments[4], wide.element), ir.Constant(_I32, 0)
-        )
-        numbers = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, wide.count), [0] * wide.count))
+        numbers = spread(builder, _as_wide(builder, arguments[4], wide.element), wide.count)
         wins = builder.icmp_unsigned("==", builder.zext(cell, wide), numbers)
         write(builder.select(wins, gradient, zero), arguments[6])
         return context.get_dummy_value()

@@ -32,8 +32,9 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .builders import keep_loop, multiply_add, spread
 from .compiling import INNER
-from .simd import FUSED, REGISTER_BYTES, WIDE_ROWS
+from .simd import REGISTER_BYTES, WIDE_ROWS
 from .threads import WORKERS, share
 from .workspace import workspace
 
@@ -51,7 +52,7 @@ PART_BYTES = 1 << 18
 # grow with the number of additions in a chain.
 CHAIN = 1024
 
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_I64 = ir.IntType(64)
 
 
 def correlate_image(x, rows, columns, fillvalue, kernel, y):
@@ -230,10 +231,12 @@ def _tile(low):
                     for r, pixel in pixels.items():
                         values = [vectors.load(pixel, loop.index, n) for n in range(VECTORS)]
                         for p, a in [(p, a) for row, p, a in meetings if row == r]:
-                            weight = vectors.spread(builder.load(builder.gep(kernel[a], [loop.index])))
+                            weight = spread(
+                                builder, builder.load(builder.gep(kernel[a], [loop.index])), vectors.kind.count
+                            )
                             for value, total in zip(values, sums[p], strict=True):
-                                builder.store(vectors.multiply_add(weight, value, builder.load(total)), total)
-                    vectors.keep_loop()
+                                builder.store(multiply_add(builder, weight, value, builder.load(total)), total)
+                    keep_loop(builder)
 
             below = ROWS - 1
             top = ir.Constant(_I64, 0)
@@ -281,28 +284,6 @@ class _Vectors:
     def store(self, value, row, n):
         """Write the n-th vector of a row."""
         self.builder.store(value, self._place(row, ir.Constant(_I64, 0), n), align=self.size)
-
-    def spread(self, value):
-        """A vector of the same number everywhere."""
-        empty = ir.Constant(self.kind, ir.Undefined)
-        first = self.builder.insert_element(empty, value, ir.Constant(_I32, 0))
-        everywhere = ir.Constant(ir.VectorType(_I32, self.kind.count), [0] * self.kind.count)
-        return self.builder.shuffle_vector(first, empty, everywhere)
-
-    def multiply_add(self, factor, other, addend):
-        """``factor * other + addend``."""
-        if not FUSED:
-            return self.builder.fadd(self.builder.fmul(factor, other), addend)
-        function = ir.FunctionType(self.kind, [self.kind] * 3)
-        name = f"llvm.fma.v{self.kind.count}f{8 * self.size}"
-        fused = cgutils.get_or_insert_function(self.builder.module, function, name)
-        return self.builder.call(fused, [factor, other, addend])
-
-    def keep_loop(self):
-        """An instruction that may not be repeated, and costs none: an unrolled loop has more values than registers."""
-        function = ir.FunctionType(ir.VoidType(), [])
-        stay = cgutils.get_or_insert_function(self.builder.module, function, "llvm.sideeffect")
-        self.builder.call(stay, [], attrs=("convergent",))
 
 
 _tile_1, _tile_2, _tile_3, _tile_4 = (_tile(low) for low in range(1, ROWS - 1))

@@ -10,10 +10,11 @@ import math
 
 from numba import njit
 
-from .activation import exponentiate, rows_of_task
+from .activation import ROWS_BLOCK, exponentiate, rows_of_task
 from .blocks import FORMULA
 from .compiling import INNER
-from .elementary import exp, log1p
+from .elementary import exp_of_negative, log, log1p, select
+from .local import local_array
 from .rows import row_maximum, row_sum, scale_row, subtract_from_row
 from .threads import share
 
@@ -31,12 +32,17 @@ def softmax_cross_entropy(logits, targets, scale, losses, gradient):
 
 
 @njit(**INNER)
-def _exponentials(logits, first, last, columns, losses, gradient):
-    """e^(z - max z) of each row into `gradient`, max z into `losses`."""
+def _exponentials(logits, first, last, columns, totals, losses, gradient):
+    """e^(z - max z) of each row into `gradient`, their sums into `totals`, log sum e^z into `losses`."""
     for i in range(first, last):
         losses[i] = row_maximum(logits, i * columns, columns)
         subtract_from_row(logits, i * columns, columns, losses[i], gradient, i * columns)
     exponentiate(gradient, first * columns, last * columns)
+    for i in range(first, last):
+        totals[i - first] = row_sum(gradient, i * columns, columns)
+    normalizers = losses[first:last]
+    for i in range(normalizers.size):
+        normalizers[i] += log(totals[i])
 
 
 @njit(**INNER)
@@ -44,21 +50,20 @@ def _softmax_cross_entropy(first, last, worker, all_logits, all_targets, scale, 
     zero = type(scale)(0)
     count, columns = all_logits.shape
     logits, targets, gradient = all_logits.reshape(-1), all_targets.reshape(-1), all_gradient.reshape(-1)
+    totals = local_array(ROWS_BLOCK, logits)
     for task in range(first, last):
         begin, end = task * rows, min((task + 1) * rows, count)
-        _exponentials(logits, begin, end, columns, losses, gradient)
+        _exponentials(logits, begin, end, columns, totals, losses, gradient)
         for i in range(begin, end):
-            row = i * columns
-            total = row_sum(gradient, row, columns)
-            normalizer = losses[i] + math.log(total)
+            row, normalizer = i * columns, losses[i]
             loss = weight = zero
             for j in range(row, row + columns):
                 t = targets[j]
                 weight += t
                 # Where there is no target, a logit of -infinity does no harm.
-                loss += t * (normalizer - logits[j]) if t != zero else zero
+                loss += select(t != zero, t * (normalizer - logits[j]), zero)
             losses[i] = loss
-            factor = scale * weight / total
+            factor = scale * weight / totals[i - begin]
             for j in range(row, row + columns):
                 gradient[j] = factor * gradient[j] - scale * targets[j]
 
@@ -76,14 +81,14 @@ def sparse_softmax_cross_entropy(logits, labels, scale, losses, gradient):
 def _sparse_softmax_cross_entropy(first, last, worker, all_logits, labels, factor, losses, all_gradient, rows):
     count, columns = all_logits.shape
     logits, gradient = all_logits.reshape(-1), all_gradient.reshape(-1)
+    totals = local_array(ROWS_BLOCK, logits)
     for task in range(first, last):
         begin, end = task * rows, min((task + 1) * rows, count)
-        _exponentials(logits, begin, end, columns, losses, gradient)
+        _exponentials(logits, begin, end, columns, totals, losses, gradient)
         for i in range(begin, end):
             row = i * columns
-            total = row_sum(gradient, row, columns)
-            losses[i] = losses[i] + math.log(total) - logits[row + labels[i]]
-            scale_row(gradient, row, columns, factor / total, gradient, row)
+            losses[i] -= logits[row + labels[i]]
+            scale_row(gradient, row, columns, factor / totals[i - begin], gradient, row)
             gradient[row + labels[i]] -= factor
 
 
@@ -199,10 +204,10 @@ def _sigmoid_binary_cross_entropy(first, last, worker, all_logits, all_targets, 
         for k in range(gradient.size):
             z = logits[k]
             above = zero if z < zero else z
-            gradient[k] = above - z * targets[k] + log1p(exp(-abs(z)))
+            gradient[k] = above - z * targets[k] + log1p(exp_of_negative(-abs(z)))
         for i in range(losses.size):
             losses[i] = row_sum(gradient, i * columns, columns) / type(scale)(columns)
         for k in range(gradient.size):
             z = logits[k]
-            decay = exp(-abs(z))
+            decay = exp_of_negative(-abs(z))
             gradient[k] = factor * ((decay if z < zero else one) / (one + decay) - targets[k])

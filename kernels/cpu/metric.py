@@ -2,31 +2,23 @@
 
 from numba import njit
 
-from .compiling import INNER
-
-
-@njit(**INNER)
-def _argmax(row):
-    """Place of the first largest entry; NaN counts as larger than any number, as for NumPy."""
-    place, largest = 0, row[0]
-    for j in range(1, row.size):
-        if not row[j] <= largest and largest == largest:
-            place, largest = j, row[j]
-    return place
+from .rows import row_argmax
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sparse_accuracy(predictions, labels, hits):
     """1 where the largest prediction stands at the label, else 0."""
+    columns, flat = predictions.shape[1], predictions.reshape(-1)
     for i in range(hits.size):
-        hits[i] = _argmax(predictions[i]) == labels[i]
+        hits[i] = row_argmax(flat, i * columns, columns) == labels[i]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def categorical_accuracy(predictions, targets, hits):
     """1 where the largest prediction stands at the largest target, else 0."""
+    columns, flat, flat_targets = predictions.shape[1], predictions.reshape(-1), targets.reshape(-1)
     for i in range(hits.size):
-        hits[i] = _argmax(predictions[i]) == _argmax(targets[i])
+        hits[i] = row_argmax(flat, i * columns, columns) == row_argmax(flat_targets, i * columns, columns)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

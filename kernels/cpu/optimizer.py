@@ -47,24 +47,34 @@ def _regularize(first, last, worker, parameters, ends, l1, l2, gradients, totals
         for region in range(ends.size):
             end = ends[region]
             lower, upper = max(begin, start), min(end, stop)
-            if lower < upper and (l1[region] != 0 or l2[region] != 0):
-                inside = slice(lower, upper)
-                totals[k] += _penalty(parameters[inside], l1[region], l2[region], gradients[inside])
+            if lower < upper and l1[region] != 0:
+                totals[k] += _l1_penalty(parameters[lower:upper], l1[region], gradients[lower:upper])
+            if lower < upper and l2[region] != 0:
+                totals[k] += _l2_penalty(parameters[lower:upper], l2[region], gradients[lower:upper])
             begin = end
 
 
 # Both sums may be taken in the order that suits vectors.
 @njit(fastmath={"reassoc", "contract"}, **INNER)
-def _penalty(parameters, l1, l2, gradients):
-    zero, two_l2 = parameters.dtype.type(0), parameters.dtype.type(2) * l2
-    absolute, square = 0.0, 0.0
+def _l1_penalty(parameters, l1, gradients):
+    zero = parameters.dtype.type(0)
+    total = 0.0
     for i in range(parameters.size):
         p = parameters[i]
-        absolute += abs(p)
-        square += p * p
-        sign = (l1 if p > zero else zero) - (l1 if p < zero else zero)
-        gradients[i] += sign + two_l2 * p
-    return l1 * absolute + l2 * square
+        total += abs(p)
+        gradients[i] += (l1 if p > zero else zero) - (l1 if p < zero else zero)
+    return l1 * total
+
+
+@njit(fastmath={"reassoc", "contract"}, **INNER)
+def _l2_penalty(parameters, l2, gradients):
+    two_l2 = parameters.dtype.type(2) * l2
+    total = 0.0
+    for i in range(parameters.size):
+        p = np.float64(parameters[i])
+        total += p * p
+        gradients[i] += two_l2 * parameters[i]
+    return l2 * total
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -15,6 +15,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .blocks import BLOCK, MOVE
+from .builders import constant
 from .compiling import INNER
 from .elementary import select
 from .local import local_array
@@ -30,7 +31,7 @@ TASKS = 16
 
 
 @njit(**INNER)
-def _rows_of_task(numbers, rows):
+def rows_of_task(numbers, rows):
     """How many of so many rows of pictures make a task, of so many numbers each."""
     return max(min(BLOCK // max(numbers, 1), rows // TASKS), 1)
 
@@ -78,15 +79,29 @@ def max_pool2d(x, geometry, y, winner):
 @njit(cache=True, nogil=True, error_model="numpy")
 def _max_pool2d_2x2(x, y, winner):
     rows = y.shape[0] * y.shape[1]
-    step = _rows_of_task(x[0, 0].size * 2, rows)
+    step = rows_of_task(x[0, 0].size * 2, rows)
     share(_max_rows_2x2, (x, y, winner, step), (rows + step - 1) // step, x.size * MOVE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _max_pool2d(x, window, y, winner):
     rows = y.shape[0] * y.shape[1]
-    step = _rows_of_task(x[0, 0].size * window[2], rows)
+    step = rows_of_task(x[0, 0].size * window[2], rows)
     share(_max_rows, (x, window, y, winner, step), (rows + step - 1) // step, x.size * MOVE)
+
+
+def largest_cell(builder, cells):
+    """LLVM's code for the largest of some vectors, and for its number, in integers as wide as theirs."""
+    best, *others = cells
+    bits = {ir.FloatType: 32, ir.DoubleType: 64}[type(best.type.element)]
+    kind = ir.VectorType(ir.IntType(bits), best.type.count)
+    winner = constant(kind, 0)
+    for number, value in enumerate(others, 1):
+        # As in `beats`: "not <=", which NaN is, and nothing beats NaN.
+        wins = builder.and_(builder.fcmp_unordered(">", value, best), builder.fcmp_ordered("ord", best, best))
+        winner = builder.select(wins, constant(kind, number), winner)
+        best = builder.select(wins, value, best)
+    return best, winner
 
 
 @intrinsic
@@ -98,20 +113,12 @@ def _largest_of_four(typing, cells, corner, right, below, tops, places, out):
         read, _ = vectors_of(context, builder, signature.args[0], arguments[0])
         _, write_top = vectors_of(context, builder, signature.args[4], arguments[4])
         _, write_place = vectors_of(context, builder, signature.args[5], arguments[5], like=signature.args[0])
-        place = builder.add(corner, below)
-        others = [builder.add(corner, right), place, builder.add(place, right)]
-        best, winner = read(corner), None
-        for number, other in enumerate(others, 1):
-            value = read(other)
-            # As in `beats`: "not <=", which NaN is, and nothing beats NaN.
-            wins = builder.and_(builder.fcmp_unordered(">", value, best), builder.fcmp_ordered("ord", best, best))
-            numbers = ir.VectorType(context.get_value_type(signature.args[5].dtype), wins.type.count)
-            if winner is None:
-                winner = ir.Constant(numbers, [0] * numbers.count)
-            winner = builder.select(wins, ir.Constant(numbers, [number] * numbers.count), winner)
-            best = builder.select(wins, value, best)
+        lower = builder.add(corner, below)
+        places = [corner, builder.add(corner, right), lower, builder.add(lower, right)]
+        best, winner = largest_cell(builder, [read(place) for place in places])
         write_top(best, out)
-        write_place(winner, out)
+        numbers = ir.VectorType(context.get_value_type(signature.args[5].dtype), best.type.count)
+        write_place(builder.trunc(winner, numbers), out)
         return context.get_dummy_value()
 
     place = types.intp
@@ -231,14 +238,14 @@ def max_pool2d_gradient(dy, winner, geometry, dx):
 @njit(cache=True, nogil=True, error_model="numpy")
 def _max_pool2d_gradient_2x2(dy, winner, dx):
     rows = dy.shape[0] * dy.shape[1]
-    step = _rows_of_task(dx[0, 0].size * 2, rows)
+    step = rows_of_task(dx[0, 0].size * 2, rows)
     share(_max_gradient_rows_2x2, (dy, winner, dx, step), (rows + step - 1) // step, dx.size * MOVE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _max_pool2d_gradient(dy, winner, window, dx):
     rows = dx.shape[0] * dx.shape[1]
-    step = _rows_of_task(dx[0, 0].size, rows)
+    step = rows_of_task(dx[0, 0].size, rows)
     share(_max_gradient_rows, (dy, winner, window, dx, step), (rows + step - 1) // step, dx.size * MOVE)
 
 
@@ -320,14 +327,14 @@ def average_pool2d(x, geometry, y):
 @njit(cache=True, nogil=True, error_model="numpy")
 def _average_pool2d_2x2(x, y):
     rows = y.shape[0] * y.shape[1]
-    step = _rows_of_task(x[0, 0].size * 2, rows)
+    step = rows_of_task(x[0, 0].size * 2, rows)
     share(_average_rows_2x2, (x, y, step), (rows + step - 1) // step, x.size * MOVE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _average_pool2d(x, window, y):
     rows = y.shape[0] * y.shape[1]
-    step = _rows_of_task(x[0, 0].size * window[2], rows)
+    step = rows_of_task(x[0, 0].size * window[2], rows)
     share(_average_rows, (x, window, y, step), (rows + step - 1) // step, x.size * MOVE)
 
 
@@ -395,14 +402,14 @@ def average_pool2d_gradient(dy, geometry, dx):
 @njit(cache=True, nogil=True, error_model="numpy")
 def _average_pool2d_gradient_2x2(dy, dx):
     rows = dx.shape[0] * dx.shape[1]
-    step = _rows_of_task(dx[0, 0].size, rows)
+    step = rows_of_task(dx[0, 0].size, rows)
     share(_average_gradient_rows_2x2, (dy, dx, step), (rows + step - 1) // step, dx.size * MOVE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _average_pool2d_gradient(dy, window, dx):
     rows = dx.shape[0] * dx.shape[1]
-    step = _rows_of_task(dx[0, 0].size, rows)
+    step = rows_of_task(dx[0, 0].size, rows)
     share(_average_gradient_rows, (dy, window, dx, step), (rows + step - 1) // step, dx.size * MOVE)
 
 

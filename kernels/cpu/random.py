@@ -7,6 +7,7 @@ from .compiling import INNER
 from .elementary import select
 from .formulas import philox4x32
 from .local import local_array
+from .prepared import prepared
 from .threads import share
 
 # Multiply-adds that a word costs, roughly.
@@ -17,6 +18,7 @@ WORDS = 256
 TASK = 4096
 
 
+@prepared
 def dropout(x, rate, seed, stream, step, y):
     """Each element is zero with probability `rate`, else multiplied by 1 / (1 - rate).
 
@@ -24,13 +26,13 @@ def dropout(x, rate, seed, stream, step, y):
     `seed`: the same mask on every device and for any number of threads, and again in the
     backward pass, where `x` is the gradient.
     """
-    # Numbers of 32 and 64 bits without sign, whatever kind of integer they come in.
-    _dropout(x, rate, np.uint64(seed), np.uint32(stream), np.uint32(step), y)
+    # 64 bits, with a sign, as all whole numbers of repeated calls.
+    return _dropout, (x, rate, int(np.uint64(seed).view(np.int64)), stream, step, y)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _dropout(x, rate, seed, stream, step, y):
-    arguments = x.reshape(-1), rate, seed, stream, step, y.reshape(-1)
+    arguments = x.reshape(-1), rate, np.uint64(seed), np.uint32(stream), np.uint32(step), y.reshape(-1)
     share(_dropout_part, arguments, (x.size + TASK - 1) // TASK, x.size * WORK)
 
 

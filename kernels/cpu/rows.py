@@ -1,9 +1,9 @@
-"""Short rows of numbers by vectors: their maximum and their sum, and what softmax does to each of their numbers.
+"""Short rows of numbers by vectors: maximum, where it is, and sum, and what softmax does to each of their numbers.
 
 LLVM makes loops of several vectors a turn, and leaves rows shorter than that, which ten classes are, to single numbers.
 Here a turn is one vector, and what is left beyond whole vectors goes number by number.
 
-All four are intrinsics that take a flat array, the place where the row starts, and its length.  A view of a row, or the
+All are intrinsics that take a flat array, the place where the row starts, and its length.  A view of a row, or the
 array handed to a function, would cost more than the row: Numba counts references to arrays, and all threads to the same
 one in the same place.
 """
@@ -11,10 +11,12 @@ one in the same place.
 import contextlib
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .builders import spread
+from .compiling import INNER
 from .simd import REGISTER_BYTES, vectors_of
 
 _I64 = ir.IntType(64)
@@ -31,13 +33,6 @@ def _loop(builder, first, stop, step):
     """The places ``first, first + step, ...`` below `stop`."""
     with cgutils.for_range_slice(builder, first, stop, _I64(step), intp=_I64) as (place, _):
         yield place
-
-
-def _spread(builder, number, lanes):
-    """A vector of one number."""
-    empty = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
-    first = builder.insert_element(empty, number, ir.IntType(32)(0))
-    return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
 def _reduction(combine, begin):
@@ -60,7 +55,7 @@ def _reduction(combine, begin):
             lanes, mask = _lanes(signature.args[0])
             whole = builder.add(start, builder.and_(count, mask))
             neutral = begin(builder.load(builder.gep(data, [start])))
-            vectors = cgutils.alloca_once_value(builder, _spread(builder, neutral, lanes))
+            vectors = cgutils.alloca_once_value(builder, spread(builder, neutral, lanes))
             with _loop(builder, start, whole, lanes) as place:
                 builder.store(combine(builder, builder.load(vectors), read(place)), vectors)
             vector = builder.load(vectors)
@@ -85,6 +80,12 @@ def _larger(builder, first, second):
     return builder.select(builder.fcmp_ordered(">", second, first), second, first)
 
 
+def _largest(builder, first, second):
+    """The larger one, or NaN if one is NaN."""
+    stays = builder.or_(builder.fcmp_ordered("<=", second, first), builder.fcmp_unordered("uno", first, first))
+    return builder.select(stays, first, second)
+
+
 def _sum(builder, first, second):
     return builder.fadd(first, second)
 
@@ -92,8 +93,51 @@ def _sum(builder, first, second):
 # The largest of ``numbers[start : start + count]``, NaN apart: its exponential is NaN whatever is subtracted from it.
 row_maximum = _reduction(_larger, lambda number: number)
 
+# The same with NaN larger than any number.
+_row_largest = _reduction(_largest, lambda number: number)
+
 # The sum of ``numbers[start : start + count]``.
 row_sum = _reduction(_sum, lambda number: number.type(0.0))
+
+
+@intrinsic
+def _first_place(typing, numbers, start, count, value):
+    """The first place in a row of a number that is `value`, or NaN; without branches, which would be guesses."""
+
+    def code(context, builder, signature, arguments):
+        numbers, start, count, value = arguments
+        read, _ = vectors_of(context, builder, signature.args[0], numbers)
+        data = context.make_array(signature.args[0])(context, builder, numbers).data
+        lanes, mask = _lanes(signature.args[0])
+
+        def found(number, value):
+            equal = builder.fcmp_ordered("==", number, value)
+            return builder.or_(equal, builder.fcmp_unordered("uno", number, number))
+
+        # From the end to the start, so that the first is what remains.
+        place = cgutils.alloca_once_value(builder, _I64(0))
+        whole = builder.and_(count, mask)
+        last = builder.sub(count, _I64(1))
+        with _loop(builder, _I64(0), builder.sub(count, whole), 1) as number:
+            j = builder.sub(last, number)
+            here = found(builder.load(builder.gep(data, [builder.add(start, j)])), value)
+            builder.store(builder.select(here, j, builder.load(place)), place)
+        everywhere = spread(builder, value, lanes)
+        with _loop(builder, _I64(0), whole, lanes) as number:
+            j = builder.sub(builder.sub(whole, number), _I64(lanes))
+            bits = builder.bitcast(found(read(builder.add(start, j)), everywhere), ir.IntType(lanes))
+            first = builder.add(j, builder.zext(builder.cttz(bits, ir.IntType(1)(0)), _I64))
+            none = builder.icmp_unsigned("==", bits, ir.IntType(lanes)(0))
+            builder.store(builder.select(none, builder.load(place), first), place)
+        return builder.load(place)
+
+    return types.intp(numbers, types.intp, types.intp, numbers.dtype), code
+
+
+@njit(**INNER)
+def row_argmax(numbers, start, count):
+    """Place in ``numbers[start : start + count]`` of the first largest one; NaN is larger than any number."""
+    return _first_place(numbers, start, count, _row_largest(numbers, start, count))
 
 
 def _with_number(instruction):
@@ -110,7 +154,7 @@ def _with_number(instruction):
             ]
             apply = getattr(builder, instruction)
             lanes, mask = _lanes(signature.args[0])
-            everywhere = _spread(builder, number, lanes)
+            everywhere = spread(builder, number, lanes)
             whole = builder.and_(count, mask)
             with _loop(builder, _I64(0), whole, lanes) as j:
                 write(apply(read(builder.add(start, j)), everywhere), builder.add(into, j))

@@ -10,7 +10,6 @@ from .toolkit import cuda as _cuda
 from .toolkit import describe, probe
 
 if _cuda is not None:
-    from ..repetition import repetition
     from .activation import activate, activate_gradient, relu, relu_gradient, softmax, softmax_gradient
     from .correlate import correlate2d, correlate2d_gradient_filters, correlate2d_gradient_input
     from .correlate_pool import (
@@ -37,3 +36,4 @@ if _cuda is not None:
     from .pad import crop2d, zero_pad2d
     from .pool import average_pool2d, average_pool2d_gradient, max_pool2d, max_pool2d_gradient
     from .random import dropout
+    from .repetition import repetition

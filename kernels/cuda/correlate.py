@@ -190,11 +190,13 @@ def _prepare(dy, y, filters, g, activation, alpha, dz, turned):
     Neighbouring threads write neighbouring channels of the turned filters.
     """
     size = int32(g.batch * g.out_height * g.out_width * g.out_channels)
+    if activation == LINEAR:
+        size = int32(0)
     group_channels, group_filters = divide(g.channels, g.groups), divide(g.out_channels, g.groups)
     weights = int32(g.kernel_height * g.kernel_width * group_channels * g.out_channels)
     i = int32(cuda.grid(1))
     while i < size or i < weights:
-        if activation != LINEAR and i < size:
+        if i < size:
             gradient = load(move(dy, i))
             store(move(dz, i), gradient * slope_from_value(activation, alpha, load(move(y, i))))
         if i < weights:

@@ -198,6 +198,8 @@ def _kernel(t, wide, activation, pooled):
     def correlate_first_kernel(x, filters, bias, p, alpha, y, winner):
         kept = cuda.shared.array(numbers, np.float32, alignment=ALIGNMENT)
         sums = cuda.local.array(count, np.float32)
+        offsets = cuda.local.array(FILTERS, np.float32)
+        cells = cuda.local.array(4, np.int32)
         base = shared_address(kept)
 
         # Which part of which picture is this block's, and which of it this thread's.
@@ -225,79 +227,60 @@ def _kernel(t, wide, activation, pooled):
             patches, weights = move(patches, t.pitch), move(weights, kernel_width * channels * columns)
             rest = int32(rest - 1)
 
-        # Both halves are written out, here and below: a loop that is not unrolled would put the sums into memory.
         row, column, f = int32(i + down * ROWS), int32(j + across * PIXELS), int32(first_filter + lane * 4)
-        add_bias(sums, 0, bias, f, activation, alpha, p)
-        add_bias(sums, 4, bias, int32(f + half), activation, alpha, p)
+        add_bias(sums, offsets, bias, f, half, activation, alpha, p)
         if pooled:
-            store_largest(sums, 0, 0, y, winner, picture, row, column, f, wide, p)
-            store_largest(sums, 2, 0, y, winner, picture, row, column, f, wide, p)
-            store_largest(sums, 0, 4, y, winner, picture, row, column, int32(f + half), wide, p)
-            store_largest(sums, 2, 4, y, winner, picture, row, column, int32(f + half), wide, p)
+            store_largest(sums, cells, y, winner, picture, row, column, f, half, wide, p)
         else:
-            store_pixels(sums, 0, y, picture, row, column, f, wide, p)
-            store_pixels(sums, 4, y, picture, row, column, int32(f + half), wide, p)
+            store_pixels(sums, y, picture, row, column, f, half, wide, p)
 
     return correlate_first_kernel
 
 
 @inline
-def add_bias(sums, first, bias, f, activation, alpha, p):
-    """Add the bias to what a thread has of four filters, and apply the activation."""
-    a, b = load_if(f < p.out_channels, move(bias, f)), load_if(f + 1 < p.out_channels, move(bias, f + 1))
-    c, d = load_if(f + 2 < p.out_channels, move(bias, f + 2)), load_if(f + 3 < p.out_channels, move(bias, f + 3))
-    for pixel in range(ROWS * PIXELS):
-        s = pixel * FILTERS + first
-        sums[s] = activate(activation, alpha, sums[s] + a)
-        sums[s + 1] = activate(activation, alpha, sums[s + 1] + b)
-        sums[s + 2] = activate(activation, alpha, sums[s + 2] + c)
-        sums[s + 3] = activate(activation, alpha, sums[s + 3] + d)
+def add_bias(sums, offsets, bias, first_filter, half, activation, alpha, p):
+    """Add the bias to a thread's sums, and apply the activation."""
+    for q in range(FILTERS):
+        f = int32(first_filter + q // 4 * half + q % 4)
+        offsets[q] = load_if(f < p.out_channels, move(bias, f))
+    for first in range(0, ROWS * PIXELS * FILTERS, FILTERS):
+        for q in range(FILTERS):
+            sums[first + q] = activate(activation, alpha, sums[first + q] + offsets[q])
 
 
 @inline
-def store_pixels(sums, first, y, picture, row, column, f, wide, p):
-    """Write what a thread has of four filters."""
-    for r in range(ROWS):
-        for n in range(PIXELS):
-            s = (r * PIXELS + n) * FILTERS + first
-            place = int32(((picture * p.out_height + row + r) * p.out_width + column + n) * p.out_channels + f)
-            if row + r < p.out_height and column + n < p.out_width:
-                store_filters(move(y, place), f, sums[s], sums[s + 1], sums[s + 2], sums[s + 3], wide, p)
+def store_pixels(sums, y, picture, row, column, first_filter, half, wide, p):
+    """Write a thread's sums."""
+    for q in range(0, FILTERS, 4):
+        f = int32(first_filter + q // 4 * half)
+        for r in range(ROWS):
+            for n in range(PIXELS):
+                s = (r * PIXELS + n) * FILTERS + q
+                place = int32(((picture * p.out_height + row + r) * p.out_width + column + n) * p.out_channels + f)
+                if row + r < p.out_height and column + n < p.out_width:
+                    store_filters(move(y, place), f, sums[s], sums[s + 1], sums[s + 2], sums[s + 3], wide, p)
 
 
 @inline
-def store_largest(sums, pixel, first, y, winner, picture, row, column, f, wide, p):
-    """Write the largest of 2 x 2 pixels that a thread has of four filters, and which it is."""
-    s = pixel * FILTERS + first
-    a, a_winner = largest(sums, s)
-    b, b_winner = largest(sums, s + 1)
-    c, c_winner = largest(sums, s + 2)
-    d, d_winner = largest(sums, s + 3)
-    column = int32(column + pixel)
+def store_largest(sums, cells, y, winner, picture, row, column, first_filter, half, wide, p):
+    """Write the largest of each 2 x 2 pixels that a thread has, and which it is.
+
+    The first of equal ones, and the first NaN, as in `pool`.
+    """
     window = divide(int32(picture * p.out_height + row), int32(2)) * divide(p.out_width, int32(2))
-    place = int32((window + divide(column, int32(2))) * p.out_channels + f)
-    if row < p.out_height and column < p.out_width:
-        store_filters(move(y, place), f, a, b, c, d, wide, p)
-        if wide:
-            if f < p.out_channels:
-                store4_bytes(winner, place, a_winner, b_winner, c_winner, d_winner)
-        else:
-            if f < p.out_channels:
-                store_byte(winner, place, a_winner)
-            if f + 1 < p.out_channels:
-                store_byte(winner, int32(place + 1), b_winner)
-            if f + 2 < p.out_channels:
-                store_byte(winner, int32(place + 2), c_winner)
-            if f + 3 < p.out_channels:
-                store_byte(winner, int32(place + 3), d_winner)
-
-
-@inline
-def largest(sums, first):
-    """The largest of 2 x 2 pixels, and its number; the first of equal ones, and the first NaN, as in `pool`."""
-    best, number = larger_pixel(sums[first], int32(0), sums[first + FILTERS], int32(1))
-    best, number = larger_pixel(best, number, sums[first + PIXELS * FILTERS], int32(2))
-    return larger_pixel(best, number, sums[first + (PIXELS + 1) * FILTERS], int32(3))
+    for n in range(0, PIXELS, 2):
+        place = int32((window + divide(int32(column + n), int32(2))) * p.out_channels)
+        for q in range(0, FILTERS, 4):
+            s, f = n * FILTERS + q, int32(first_filter + q // 4 * half)
+            for i in range(s, s + 4):
+                cells[i - s] = int32(0)
+                for cell in range(1, 4):
+                    value = sums[i + (cell // 2 * PIXELS + cell % 2) * FILTERS]
+                    sums[i], cells[i - s] = larger_pixel(sums[i], cells[i - s], value, int32(cell))
+            if row < p.out_height and column + n < p.out_width:
+                at = int32(place + f)
+                store_filters(move(y, at), f, sums[s], sums[s + 1], sums[s + 2], sums[s + 3], wide, p)
+                store_numbers(winner, at, f, cells[0], cells[1], cells[2], cells[3], wide, p)
 
 
 @inline
@@ -323,3 +306,20 @@ def store_filters(target, f, a, b, c, d, wide, p):
             store(move(target, 2), c)
         if f + 3 < p.out_channels:
             store(move(target, 3), d)
+
+
+@inline
+def store_numbers(winner, place, f, a, b, c, d, wide, p):
+    """Write the winners' numbers of four filters from `f` on, those that exist."""
+    if wide:
+        if f < p.out_channels:
+            store4_bytes(winner, place, a, b, c, d)
+    else:
+        if f < p.out_channels:
+            store_byte(winner, place, a)
+        if f + 1 < p.out_channels:
+            store_byte(winner, int32(place + 1), b)
+        if f + 2 < p.out_channels:
+            store_byte(winner, int32(place + 2), c)
+        if f + 3 < p.out_channels:
+            store_byte(winner, int32(place + 3), d)

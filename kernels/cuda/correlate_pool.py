@@ -6,9 +6,9 @@ workspace too.
 Forward, the correlation writes the cells that windows cover, and the pooling reads them; in first layers with windows
 of 2 x 2 cells one kernel does both (`correlate_first`), and writes a quarter of the cells and their numbers.
 
-Backward, one thread for each of these cells makes its dz: ``dy * slope_from_value(y)`` at the winner of each window,
-where the activation's value is that of the pooling, and 0 elsewhere.  Consecutive threads take consecutive channels.
-The gradients are those of a correlation whose activation is linear.
+Backward, one thread for each vector of neighbouring channels of a window makes dz of the window's cells:
+``dy * slope_from_value(y)`` at the winner, where the activation's value is that of the pooling, and 0 elsewhere.  The
+gradients are those of a correlation whose activation is linear.
 
 What bounds it: as in `correlate`; what lies between is written and read once more.
 """
@@ -18,13 +18,14 @@ import functools
 import numpy as np
 
 from ..formulas import LINEAR
-from ..geometry import int32_geometry, pooled_part
+from ..geometry import pooled_part
 from . import tiles, toolkit
 from .correlate import correlate2d, correlate2d_gradient_filters, correlate2d_gradient_input
 from .correlate_first import correlate_first_pooled, suits
-from .formulas import pixel_gradient, pixel_place, quotient
+from .formulas import quotient, slope_from_value
 from .pool import max_pool2d
 from .toolkit import cuda
+from .vectors import read_vector, write_vector
 
 
 def correlate2d_max_pool2d(x, filters, bias, geometry, activation, alpha, pool, y, winner):
@@ -59,32 +60,44 @@ def _cells(part):
 
 def _dz(dy, y, winner, part, activation, alpha, pool):
     """The gradient by the correlation's output before its activation, in a workspace."""
-    dy, y, winner = (toolkit.flat(array) for array in (dy, y, winner))
-    real, cells = dy.dtype.type, _cells(part)
-    dz = toolkit.workspace(cells, real, "between")
-    blocks, threads = tiles.element_grid(cells)
-    kernel = _unpool_kernel(real, int(activation))
-    toolkit.launch(kernel, blocks, threads, dy, y, winner, int32_geometry(pool), real(alpha), np.int32(cells), dz)
+    real, kind = dy.dtype.type, winner.dtype.type
+    dz = toolkit.workspace(_cells(part), real, "between")
+    dy, y, winner, target = map(toolkit.address, (dy, y, winner, dz))
+    width = tiles.row_width(real, pool.channels, dy, y, winner, target)
+    vectors = pool.channels // width
+    count = pool.batch * pool.out_height * pool.out_width * vectors
+    extents = np.int32(pool.out_width), np.int32(vectors), np.int32(count)
+    kernel = _unpool_kernel(real, kind, width, int(activation), pool.kernel_height, pool.kernel_width)
+    toolkit.launch(kernel, *tiles.element_grid(count), dy, y, winner, *extents, real(alpha), target)
     return dz
 
 
 @functools.cache
-def _unpool_kernel(real, activation):
+def _unpool_kernel(real, kind, width, activation, window_height, window_width):
     @cuda.jit(cache=True)
-    def unpool_kernel(dy, y, winner, g, alpha, cells, dz):
-        height, width = g.out_height * g.kernel_height, g.out_width * g.kernel_width
-        place = cuda.grid(1)
-        while place < cells:
-            pixel = quotient(place, g.channels)
-            channel = place - pixel * g.channels
-            picture, u, v = pixel_place(pixel, height, width)
-            i, j = quotient(u, g.kernel_height), quotient(v, g.kernel_width)
-            number = (u - i * g.kernel_height) * g.kernel_width + v - j * g.kernel_width
-            window = ((picture * g.out_height + i) * g.out_width + j) * g.channels + channel
-            value = real(0)
-            if winner[window] == number:
-                value = pixel_gradient(dy, y, window, activation, alpha)
-            dz[place] = value
-            place += cuda.gridsize(1)
+    def unpool_kernel(dy, y, winner, out_width, pixel_vectors, count, alpha, dz):
+        gradient = cuda.local.array(width, real)
+        value = cuda.local.array(width, real)
+        cell = cuda.local.array(width, kind)
+        vector = cuda.grid(1)
+        while vector < count:
+            read_vector(gradient, 0, dy, vector * width, width)
+            read_vector(cell, 0, winner, vector * width, width)
+            if activation != LINEAR:
+                read_vector(value, 0, y, vector * width, width)
+                for k in range(width):
+                    gradient[k] *= slope_from_value(activation, alpha, value[k])
+            window = quotient(vector, pixel_vectors)
+            # All windows of all pictures lie in rows, one below the other.
+            i = quotient(window, out_width)
+            j = window - i * out_width
+            for a in range(window_height):
+                for b in range(window_width):
+                    for k in range(width):
+                        value[k] = gradient[k] if cell[k] == a * window_width + b else real(0)
+                    pixel = (i * window_height + a) * (out_width * window_width) + j * window_width + b
+                    place = pixel * pixel_vectors + vector - window * pixel_vectors
+                    write_vector(value, 0, dz, place * width, width)
+            vector += cuda.gridsize(1)
 
     return unpool_kernel

@@ -10,6 +10,7 @@ import functools
 import numpy as np
 
 from . import tiles, toolkit
+from .counting import counted, current
 from .formulas import quotient
 from .sums import add_up
 from .toolkit import cuda
@@ -26,7 +27,7 @@ def gather(source, order, start, batch):
         kind, numbers = np.uint32, tiles.WIDEST // 4
         units = units // max(features, 1) * row_bytes // tiles.WIDEST
         features = row_bytes // tiles.WIDEST
-    sizes = np.int32(start), np.int32(features), np.int32(units)
+    sizes = *counted(start, np.int32), np.int32(features), np.int32(units)
     toolkit.launch(_gather_kernel(kind, numbers), *tiles.element_grid(units), source, order, *sizes, batch)
 
 
@@ -38,7 +39,8 @@ def sum_into(values, place, totals):
 @functools.cache
 def _gather_kernel(kind, numbers):
     @cuda.jit(cache=True)
-    def gather_kernel(source, order, start, row_units, units, batch):
+    def gather_kernel(source, order, start, start_place, row_units, units, batch):
+        start = current(start, start_place, np.int32)
         unit_of_data = cuda.local.array(numbers, kind)
         unit = cuda.grid(1)
         while unit < units:

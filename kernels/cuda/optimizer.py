@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from . import tiles, toolkit
+from .counting import counted, current
 from .sums import SUM_THREADS, WARPS, add_up, sum_of_block
 from .toolkit import cuda
 from .vectors import read, read_part, write, write_part
@@ -46,8 +47,8 @@ def adam(gradients, learning_rate, beta_1, beta_2, epsilon, step, weight_decay, 
     real, size = parameters.dtype.type, parameters.size
     gradients, parameters, mean, mean_square = map(toolkit.address, (gradients, parameters, mean, mean_square))
     width = tiles.vector_width(real, gradients, parameters, mean, mean_square)
-    rate = learning_rate * math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
-    rates = real(rate), real(1 - beta_1), real(1 - beta_2), real(epsilon), real(1 - learning_rate * weight_decay)
+    rate = counted(step, lambda step: real(learning_rate * math.sqrt(1 - beta_2**step) / (1 - beta_1**step)))
+    rates = *rate, real(1 - beta_1), real(1 - beta_2), real(epsilon), real(1 - learning_rate * weight_decay)
     moments = mean, mean_square
     kernel = _adam_kernel(real, width)
     toolkit.launch(kernel, *tiles.vector_grid(size, width), gradients, *rates, np.int32(size), parameters, *moments)
@@ -135,7 +136,10 @@ def _sgd_kernel(real, width, with_momentum, nesterov):
 @functools.cache
 def _adam_kernel(real, width):
     @cuda.jit(cache=True)
-    def adam_kernel(gradients, rate, mean_rest, square_rest, epsilon, keep, size, parameters, mean, mean_square):
+    def adam_kernel(
+        gradients, rate, rate_place, mean_rest, square_rest, epsilon, keep, size, parameters, mean, mean_square
+    ):
+        rate = current(rate, rate_place, real)
         p = cuda.local.array(width, real)
         g = cuda.local.array(width, real)
         m = cuda.local.array(width, real)

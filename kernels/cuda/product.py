@@ -449,9 +449,10 @@ def fragment_corner(thread, t):
 
 
 @inline
-def store_tile(sums, offsets, bias, y, p, t, first_pixel, pixel_step, first_filter, group, options, alpha):
+def store_tile(
+    sums, offsets, bias, y, p, t, first_pixel, pixel_step, first_filter, group, activation, biased, scattered, alpha
+):
     """Apply bias and activation to a thread's sums, row by row, and write them."""
-    activation, biased, scattered, _ = options
     filters = offsets.shape[0]
     for q in range(filters):
         offsets[q] = np.float32(0)
@@ -511,7 +512,8 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
         t.filter_fetches * filter_width,
     )
     ahead, in_flight = tile.stages - 1, tile.stages - 2
-    shared_out = options[3]
+    # Numba drops what a constant decides against before it compiles it, but not what an item of a tuple does.
+    activation, biased, scattered, shared_out = options
 
     @cuda.jit(cache=True, **toolkit.bounds(tile.threads, tile.blocks))
     def correlation_product(x, filters, bias, p, alpha, y):
@@ -629,7 +631,10 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
         else:
             pixel, f = own_corner(same_thread(thread), t)
         first_pixel, first_filter = int32(first_pixel + pixel), int32(first_filter + f)
-        store_tile(sums, offsets, bias, y, p, t, first_pixel, row_step, first_filter, group, options, alpha)
+        store_tile(
+            sums, offsets, bias, y, p, t, first_pixel, row_step, first_filter, group,
+            activation, biased, scattered, alpha,
+        )  # fmt: skip
 
     return correlation_product
 

@@ -10,6 +10,7 @@ import functools
 import numpy as np
 
 from . import tiles, toolkit
+from .counting import counted, current
 from .formulas import philox4x32
 from .toolkit import cuda
 from .vectors import read_part, write_part
@@ -22,14 +23,15 @@ def dropout(x, rate, seed, stream, step, y):
     threshold, scale = np.uint32(int(rate * 2**32)), real(1 / (1 - rate))
     key = np.uint32(seed & 0xFFFFFFFF), np.uint32(seed >> 32)
     kernel = _dropout_kernel(real, 4 if tiles.vector_width(real, x, y) > 1 else 1)
-    words = np.uint32(stream), np.uint32(step)
+    words = np.uint32(stream), *counted(step, lambda step: np.uint32(step & 0xFFFFFFFF))
     toolkit.launch(kernel, *tiles.vector_grid(size, 4), x, threshold, scale, *key, *words, np.int32(size), y)
 
 
 @functools.cache
 def _dropout_kernel(real, width):
     @cuda.jit(cache=True)
-    def dropout_kernel(x, threshold, scale, low_key, high_key, stream, step, size, y):
+    def dropout_kernel(x, threshold, scale, low_key, high_key, stream, step, step_place, size, y):
+        step = current(step, step_place, np.uint32)
         values = cuda.local.array(4, real)
         words = cuda.local.array(4, np.uint32)
         block = cuda.grid(1)

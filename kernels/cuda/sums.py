@@ -11,6 +11,7 @@ import functools
 import numpy as np
 
 from . import tiles, toolkit
+from .counting import counted, current
 from .formulas import inline
 from .lanes import sum_of_lanes
 from .toolkit import cuda
@@ -39,15 +40,16 @@ def add_up(values, count, real, place, totals):
     kernel = _sum_kernel(real, width)
     if blocks > 1:
         parts = toolkit.address(toolkit.workspace(blocks, real))
-        toolkit.launch(kernel, (blocks,), (SUM_THREADS,), values, np.int32(count), np.int32(0), parts)
+        toolkit.launch(kernel, (blocks,), (SUM_THREADS,), values, np.int32(count), *counted(0, np.int32), parts)
         values, count, kernel = parts, blocks, _sum_kernel(real, tiles.vector_width(real, parts))
-    toolkit.launch(kernel, (1,), (SUM_THREADS,), values, np.int32(count), np.int32(place), totals)
+    toolkit.launch(kernel, (1,), (SUM_THREADS,), values, np.int32(count), *counted(place, np.int32), totals)
 
 
 @functools.cache
 def _sum_kernel(real, width):
     @cuda.jit(cache=True)
-    def sum_kernel(values, count, first, totals):
+    def sum_kernel(values, count, first, first_place, totals):
+        first = current(first, first_place, np.int32)
         numbers = cuda.local.array(width, real)
         partial = cuda.shared.array(WARPS, real)
         total = real(0)

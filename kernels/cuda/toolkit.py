@@ -15,7 +15,6 @@ from types import SimpleNamespace
 
 import numpy as np
 from numba import config
-from numba.core.errors import NumbaError, NumbaPerformanceWarning
 
 try:
     from numba import cuda
@@ -55,7 +54,7 @@ def launch(kernel, blocks, threads, *arguments):
 def _configured(kernel, blocks, threads):
     with warnings.catch_warnings():
         # Numba warns of every grid under 128 blocks; small problems have small grids.
-        warnings.simplefilter("ignore", NumbaPerformanceWarning)
+        warnings.filterwarnings("ignore", message=".*Grid size")
         return kernel[blocks, threads, stream()]
 
 
@@ -63,8 +62,10 @@ def _configured(kernel, blocks, threads):
 _refused = set()
 
 # What numba-cuda and NVIDIA's libraries raise where code cannot be compiled, linked or loaded: names of exceptions, and
-# of the driver's errors.
-_COMPILERS = {"NvvmError", "nvvmError", "LinkerError", "nvJitLinkError", "NvrtcError", "NvrtcCompilationError"}
+# of the driver's errors.  Names, since numba-cuda has its own classes of those of Numba.
+_COMPILERS = {
+    "NumbaError", "NvvmError", "nvvmError", "LinkerError", "nvJitLinkError", "NvrtcError", "NvrtcCompilationError",
+}  # fmt: skip
 _UNLOADABLE = (
     "INVALID_PTX",
     "UNSUPPORTED_PTX_VERSION",
@@ -109,10 +110,8 @@ def variant(name, geometry):
 
 
 def _cannot_compile(error):
-    return (
-        isinstance(error, NumbaError)
-        or any(kind.__name__ in _COMPILERS for kind in type(error).__mro__)
-        or any(words in str(error) for words in _UNLOADABLE)
+    return any(kind.__name__ in _COMPILERS for kind in type(error).__mro__) or any(
+        words in str(error) for words in _UNLOADABLE
     )
 
 
@@ -183,6 +182,38 @@ def _out_of_memory(shape, dtype):
     )
 
 
+def captures():
+    """Whether launches can be captured: by the streams of CuPy, where there is CuPy.
+
+    Called as ``toolkit.captures()``, so that a test can replace it.
+    """
+    return _pool() is not None
+
+
+def capture(calls):
+    """What ``calls()`` launches, as a function that launches it again, as one graph.
+
+    Called as ``toolkit.capture(...)``, so that a test can replace it.
+
+    Parameters
+    ----------
+    calls : callable
+        Without arguments.  Its kernels have been launched before, so that nothing is compiled or loaded meanwhile, and
+        all memory is there.
+
+    Returns
+    -------
+    callable
+    """
+    with _pool().stream as stream:
+        stream.begin_capture()
+        try:
+            calls()
+        finally:
+            graph = stream.end_capture()
+    return functools.partial(graph.launch, stream)
+
+
 def _mebibytes(size):
     return f"{size / 2**20:.1f} MiB"
 
@@ -209,6 +240,11 @@ def workspace(count, dtype, purpose="sums"):
         buffer = allocate(count, dtype)
         setattr(_workspaces, name, buffer)
     return buffer
+
+
+def workspaces():
+    """All scratch memory that this thread has been given so far."""
+    return list(vars(_workspaces).values())
 
 
 def flat(array):

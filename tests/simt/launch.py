@@ -12,6 +12,7 @@ import numba
 import numpy as np
 import pytest
 from gpuconv.kernels.cuda import toolkit
+from gpuconv.kernels.cuda.repetition import graphs
 
 from gpuconv import device as devices
 
@@ -149,6 +150,19 @@ class Gpu:
         flat = [number for argument in arguments for number in flatten(argument)]
         self.longest = max(self.longest, ready.run(self.memory, blocks, threads, flat, **self.options))
 
+    def capture(self, calls):
+        """Stands in for `toolkit.capture`: launches are kept, to be made together."""
+        launches = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(toolkit, "launch", lambda *arguments: launches.append(arguments))
+            calls()
+
+        def launch():
+            for arguments in launches:
+                self.launch(*arguments)
+
+        return launch
+
     def kernel(self, function, types, bounds=None):
         """The compiled and parsed kernel."""
         return compiled(function, types, self.capability, bounds)
@@ -162,9 +176,13 @@ class Gpu:
             patch.setattr(toolkit, "compute_capability", lambda: self.capability)
             patch.setattr(toolkit, "multiprocessors", lambda: self.multiprocessors)
             patch.setattr(toolkit, "allocate", self.empty)
+            patch.setattr(toolkit, "capture", self.capture)
+            patch.setattr(toolkit, "captures", lambda: True)
             patch.setattr(toolkit, "stream", lambda: self)
             patch.setattr(devices, "cuda_status", lambda: (True, "a machine that executes PTX"))
+            graphs.clear()  # those of another machine
             yield self
+            graphs.clear()
 
 
 @functools.lru_cache(maxsize=512)
