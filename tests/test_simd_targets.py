@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from gpuconv.kernels.cpu import builders, simd, sliding
+from gpuconv.kernels.cpu import builders, simd, sliding, stored
 from llvmlite import binding
 from numba import njit, types
 
@@ -38,6 +38,17 @@ def one_sliding_tile(tile, number):
 
     numbers, integer = number[::1], types.intp
     return function, (numbers, *[integer] * 5, numbers, integer, integer, numbers, number, numbers)
+
+
+def one_stored_tile(tile, number):
+    """The same for a tile of `stored`, over the depth."""
+
+    def function(a, row_step, column_step, depth, b, bias, floor, c, c_step, second, add):
+        tile(a, 0, row_step, column_step, depth, b, 0, bias, 0, floor, c, 0, c_step, second, add)
+
+    numbers, integer = number[::1], types.intp
+    steps = integer, integer, integer
+    return function, (numbers, *steps, numbers, numbers, number, numbers, integer, integer, types.boolean)
 
 
 def inner_loop(function, arguments, triple, processor):
@@ -89,6 +100,22 @@ def test_sums_of_sliding_tiles_stay_in_registers(kind, pixels, bits, monkeypatch
     number = types.float32 if bits == 32 else types.float64
     lines = inner_loop(*one_sliding_tile(sliding._tile(pixels), number), triple, processor)
     assert sum(bool(re.search(multiply_add[bits], line)) for line in lines) == pixels * sliding.TAPS
+    assert not [line for line in lines if re.search(stack, line)]
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("form", ["wide", "narrow"])
+@pytest.mark.parametrize("kind", TARGETS)
+def test_sums_of_stored_tiles_stay_in_registers(kind, form, bits, monkeypatch):
+    triple, processor, multiply_add, stack = TARGETS[kind]
+    bytes_, wide_rows, narrow_rows, _ = simd.SHAPES[kind]
+    for module in (simd, stored):
+        monkeypatch.setattr(module, "REGISTER_BYTES", bytes_)
+    monkeypatch.setattr(builders, "FUSED", kind != "SSE2")
+    rows, vectors = {"wide": (wide_rows, stored.PANEL_VECTORS), "narrow": (narrow_rows, 1)}[form]
+    number = types.float32 if bits == 32 else types.float64
+    lines = inner_loop(*one_stored_tile(stored._tile(rows, vectors), number), triple, processor)
+    assert sum(bool(re.search(multiply_add[bits], line)) for line in lines) == rows * vectors
     assert not [line for line in lines if re.search(stack, line)]
 
 

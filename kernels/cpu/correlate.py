@@ -40,8 +40,9 @@ from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, ph
 from .pool import largest_of_windows
 from .prepared import prepared
 from .product import pack_panel, panel_start, product, product_lanewise
-from .simd import REGISTER_BYTES
+from .simd import REGISTER_BYTES, lanes_of
 from .threads import share
+from .views import part
 from .workspace import NO_WINNERS, ones, workspace
 
 
@@ -187,7 +188,7 @@ def _correlate_tasks(
 ):  # fmt: skip
     plan = numbers_of(tables)
     window, unpooled = (plan.pool_height, plan.pool_width), (plan.unpool_height, plan.unpool_width)
-    lanes = REGISTER_BYTES // source.itemsize
+    lanes = lanes_of(source)
     lowest = source.dtype.type(-np.inf)
     floor = source.dtype.type(0) if activation == RELU else lowest
     own = worker * plan.scratch_of_worker
@@ -196,8 +197,8 @@ def _correlate_tasks(
     width = plan.group_targets
     line_size = plan.target_width * plan.target_channels
     for task in range(first, last):
-        part, band = divmod(task, plan.bands)
-        picture = part * plan.pictures
+        chunk, band = divmod(task, plan.bands)
+        picture = chunk * plan.pictures
         pictures = min(plan.pictures, plan.batch - picture)
         if plan.scratch_lines:
             _copy_part(
@@ -224,11 +225,11 @@ def _correlate_tasks(
             if lines <= 0:
                 continue
             count = pictures * lines * phase.pixels
-            rows = tables[phase.rows : phase.rows + count]
-            columns = tables[phase.columns : phase.columns + phase.depth]
-            places = tables[phase.targets : phase.targets + count]
+            rows = part(tables, phase.rows, count)
+            columns = part(tables, phase.columns, phase.depth)
+            places = part(tables, phase.targets, count)
             origin = cells_origin + phase.line * line_size + phase.column * plan.target_channels
-            b_rows = tables[phase.b_rows : phase.b_rows + phase.depth]
+            b_rows = part(tables, phase.b_rows, phase.depth)
             panel = plan.depth * 2 * lanes
             for group in range(plan.groups):
                 b = group * plan.target_panels * panel
@@ -241,12 +242,12 @@ def _correlate_tasks(
                 elif width >= lanes:
                     product(
                         a, a_origin + group * plan.group_channels, rows, columns, packed, b, b_rows, panel,
-                        bias[shift:], floor, cells, origin + shift, places, np.intp(0), width, bool(0),
+                        part(bias, shift, width), floor, cells, origin + shift, places, np.intp(0), width, bool(0),
                     )  # fmt: skip
                 else:
                     product(
                         a, a_origin + group * plan.group_channels, rows, columns, packed, b, b_rows, panel,
-                        none, lowest, scratch, wide, tables[plan.wide_rows :], np.intp(0), lanes, bool(0),
+                        none, lowest, scratch, wide, part(tables, plan.wide_rows, count), np.intp(0), lanes, bool(0),
                     )  # fmt: skip
                     for row in range(count):
                         for f in range(width):
@@ -277,15 +278,16 @@ def _copy_part(source, values, winner, window, slope, alpha, picture, pictures, 
         first_line = band * plan.lines * plan.line_step + plan.first_line
         for line in range(first_line, first_line + plan.scratch_lines):
             if 0 <= line < plan.height:
-                scratch[place : place + left * channels] = 0
+                part(scratch, place, left * channels)[:] = 0
                 make_dz(
                     source, values, winner, window, plan.width, channels,
                     (n * plan.height + line) * plan.width + first_column, inside,
                     slope, alpha, scratch, place + left * channels,
                 )  # fmt: skip
-                scratch[place + (left + inside) * channels : place + line_size] = 0
+                rest = (left + inside) * channels
+                part(scratch, place + rest, line_size - rest)[:] = 0
             else:
-                scratch[place : place + line_size] = 0
+                part(scratch, place, line_size)[:] = 0
             place += line_size
 
 

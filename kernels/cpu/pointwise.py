@@ -5,9 +5,9 @@
     forward                  x[pixel, channel]   filters[channel, filter]            y[pixel, filter]
     gradient by input        dz[pixel, filter]   filters[channel, filter], turned    dx[pixel, channel]
 
-A row of A is as long as there are channels, which are few: a tile of the tables' kind (`simd`) spends as much time on
-its first and last instructions as on its sums, and reading A and writing C takes longer than either.  Here rows lie one
-step apart, so that a tile needs no tables.  The product goes through the pixels in blocks::
+A row of A is as long as there are channels, which are few: tiles with tables (`simd`) would spend as much time on them
+as on sums, so these are tiles of stored matrices (`stored`); and reading A and writing C may take longer than either.
+The product goes through the pixels in blocks::
 
     B, in panels       p0    p1    p2
     A, C: block 0      1     2     3        in this order, with all tiles of a block and a panel at once: the block's
@@ -23,19 +23,16 @@ after the other, the next over what the one before wrote too much.
 import functools
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
 from ..formulas import LINEAR, RELU
-from .builders import keep_loop, multiply_add, spread
 from .compiling import INNER
 from .epilogue import finish, multiply_by_slope
 from .fetching import fetch_to_read, fetch_to_write
 from .prepared import prepared
 from .product import lanes, pack_panel, panel_start, panels
-from .simd import NARROW_ROWS, WIDE_ROWS, lanes_of, vectors_of
+from .simd import NARROW_ROWS, WIDE_ROWS, lanes_of
+from .stored import MOST_ROWS, PANEL_VECTORS, stored_narrow_tile, stored_wide_tile
 from .threads import WORKERS, share
 from .views import part
 from .workspace import LINE_BYTES, workspace, zeros
@@ -52,10 +49,6 @@ PLAN = np.dtype(
         ).split()
     ]
 )
-
-
-# No tile has more rows.
-MOST_ROWS = max(WIDE_ROWS, NARROW_ROWS)
 
 
 def usable(geometry):
@@ -111,63 +104,6 @@ def _plan(geometry, dtype, turned):
     n["scratch_of_worker"] = -(-size // cache_line) * cache_line
     n["work"] = pixels * depth * width
     return numbers, int(n["packed_size"] + WORKERS * n["scratch_of_worker"])
-
-
-def _tile(rows, vectors):
-    """The intrinsic for so many rows of C and vectors of columns."""
-
-    @intrinsic
-    def tile(typing, a, place, a_step, depth, b, b_place, bias, column, floor, c, c_place, c_step, second):
-        """``C = max(A B + bias, floor)``, with rows of A and C one step apart, and B a panel.
-
-        From the first vector of a row to the second it is `second` numbers, in B, bias and C alike.
-        """
-        integer = types.intp
-        signature = types.void(
-            a, integer, integer, integer, b, integer, bias, integer, a.dtype, c, integer, integer, integer
-        )
-
-        def code(context, builder, signature, arguments):
-            _, place, a_step, depth, _, b_place, _, column, floor, _, c_place, c_step, second = arguments
-            (read_b, _), (read_bias, _), (_, write) = (
-                vectors_of(context, builder, signature.args[index], arguments[index]) for index in (4, 6, 9)
-            )
-            numbers = context.make_array(a)(context, builder, arguments[0]).data
-
-            def at(first, distance, count):
-                return builder.add(first, builder.mul(distance, ir.Constant(distance.type, count)))
-
-            steps = [ir.Constant(second.type, 0), second][:vectors]
-            addends = [read_bias(builder.add(column, step)) for step in steps]
-            vector = addends[0].type
-            a_rows = [builder.gep(numbers, [at(place, a_step, row)]) for row in range(rows)]
-            zero = ir.Constant(vector, None)
-            sums = [[cgutils.alloca_once_value(builder, zero) for _ in steps] for _ in a_rows]
-            with cgutils.for_range(builder, depth, intp=depth.type) as loop:
-                b_row = at(b_place, loop.index, PANEL_VECTORS * vector.count)
-                b_values = [read_b(builder.add(b_row, step)) for step in steps]
-                for a_row, totals in zip(a_rows, sums, strict=True):
-                    value = spread(builder, builder.load(builder.gep(a_row, [loop.index])), vector.count)
-                    for b_value, total in zip(b_values, totals, strict=True):
-                        builder.store(multiply_add(builder, value, b_value, builder.load(total)), total)
-                keep_loop(builder)
-            lowest = spread(builder, floor, vector.count)
-            for row, totals in enumerate(sums):
-                for step, addend, total in zip(steps, addends, totals, strict=True):
-                    result = builder.fadd(builder.load(total), addend)
-                    below = builder.fcmp_ordered("<", result, lowest)
-                    write(builder.select(below, lowest, result), builder.add(at(c_place, c_step, row), step))
-            return context.get_dummy_value()
-
-        return signature, code
-
-    return tile
-
-
-# Vectors of a panel.
-PANEL_VECTORS = 2
-
-_wide_tile, _narrow_tile = _tile(WIDE_ROWS, PANEL_VECTORS), _tile(NARROW_ROWS, 1)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -257,14 +193,14 @@ def _multiply_block(a, count, packed, bias, floor, c, into, source, ahead, after
                 after += line
             row = min(first, count - rows)
             if wide:
-                _wide_tile(
-                    a, row * depth, depth, depth, packed, b_place, bias, start, floor,
-                    c, into + row * width + start, width, min(lanes, width - lanes),
+                stored_wide_tile(
+                    a, row * depth, depth, 1, depth, packed, b_place, bias, start, floor,
+                    c, into + row * width + start, width, min(lanes, width - lanes), bool(0),
                 )  # fmt: skip
             else:
-                _narrow_tile(
-                    a, row * depth, depth, depth, packed, b_place, bias, start, floor,
-                    c, into + row * width + start, width, 0,
+                stored_narrow_tile(
+                    a, row * depth, depth, 1, depth, packed, b_place, bias, start, floor,
+                    c, into + row * width + start, width, 0, bool(0),
                 )  # fmt: skip
 
 
@@ -285,11 +221,14 @@ def _multiply_narrow_block(a, count, ends, packed, scratch, wide, floor, c, into
             ahead += line
         row = min(first, count - rows)
         if ends and (row + rows - 1) * width + lanes > count * width:
-            _narrow_tile(a, row * depth, depth, depth, packed, 0, scratch, wide, floor, scratch, last, lanes, 0)
+            stored_narrow_tile(
+                a, row * depth, depth, 1, depth, packed, 0, scratch, wide, floor, scratch, last, lanes, 0, bool(0)
+            )  # fmt: skip
             for pixel in range(rows):
                 for f in range(width):
                     c[into + (row + pixel) * width + f] = scratch[last + pixel * lanes + f]
         else:
-            _narrow_tile(
-                a, row * depth, depth, depth, packed, 0, scratch, wide, floor, c, into + row * width, width, 0
+            stored_narrow_tile(
+                a, row * depth, depth, 1, depth, packed, 0, scratch, wide, floor,
+                c, into + row * width, width, 0, bool(0),
             )  # fmt: skip

@@ -64,8 +64,9 @@ from .compiling import INNER
 from .epilogue import NO_WINDOW, finish, make_dz
 from .pool import largest_of_windows
 from .prepared import prepared
-from .product import lanes, pack_panel, panel_start, panels, product, steps
-from .simd import REGISTER_BYTES, WIDE_ROWS, copy_vector
+from .product import lanes, pack_panel, panel_start, panels
+from .simd import WIDE_ROWS, copy_vector, lanes_of
+from .stored import MOST_ROWS, multiply_panel, padded_rows
 from .threads import WORKERS, share
 from .transforms import (
     FAMILIES,
@@ -270,7 +271,8 @@ PLAN = np.dtype(
             "target_height target_width targets tile_lines tile_columns tiles "
             "block tasks panels packed_size "  # tiles of a task
             "packed_step input_step product_step "  # from one position of U, V, or M, to the next
-            "products cells scratch_of_worker slot_size"  # where a worker keeps M, after V, and what it gathers
+            "products cells scratch_of_worker "  # where a worker keeps M, after V, and what it gathers
+            "slot_size sum_rows"  # rows of a panel of sums: the channels, and what whole tiles have more
         ).split()
     ]
 )
@@ -291,7 +293,7 @@ def _block(tiles, bytes_of_tile):
 
 @functools.lru_cache(maxsize=256)
 def _plan(geometry, dtype, tile, backward, window=NO_WINDOW):
-    """The numbers of one correlation, its tables, and how much scratch memory it takes."""
+    """The numbers of one correlation, where its tiles start, and how much scratch memory it takes."""
     g = geometry
     taps = g.kernel_height
     source, target = (g.output_shape, g.input_shape) if backward else (g.input_shape, g.output_shape)
@@ -320,14 +322,14 @@ def _plan(geometry, dtype, tile, backward, window=NO_WINDOW):
     n["packed_step"] = n["channels"] * panel + panel
     n["packed_size"] = n["panels"] * n["positions"] * n["packed_step"]
     n["input_step"] = n["block"] * n["channels"] + panel
-    n["product_step"] = n["block"] * panel + panel
+    n["product_step"] = padded_rows(int(n["block"])) * panel + panel
     n["products"] = n["positions"] * n["input_step"]
     n["cells"] = n["products"] + n["positions"] * n["product_step"]
-    n["scratch_of_worker"] = n["cells"] + max(n["positions"] * n["channels"], tile * tile * panel) + panel
-    block, channels = int(n["block"]), int(n["channels"])
+    # Products read whole tiles of V, also behind its last row.
+    behind = MOST_ROWS * n["channels"]
+    n["scratch_of_worker"] = n["cells"] + max(n["positions"] * n["channels"], tile * tile * panel) + behind + panel
     scratch_size = int(n["packed_size"] + WORKERS * max(n["scratch_of_worker"], taps**2 * n["packed_step"]))
-    tables = steps(block, channels), steps(channels, 1), steps(channels, panel), steps(block, panel), lines, columns
-    return plan, tables, scratch_size
+    return plan, (lines, columns), scratch_size
 
 
 @functools.lru_cache(maxsize=256)
@@ -340,7 +342,7 @@ def _gradient_plan(geometry, dtype, tile, window):
     positions, tiles = int(plan["positions"][0]), int(plan["tiles"][0])
     bytes_of_tile = positions * (g.channels + g.out_channels) * dtype.itemsize
     block = max(GRADIENT_BLOCK_BYTES // bytes_of_tile, GRADIENT_TILES)
-    slot_size = positions * int(plan["panels"][0]) * g.channels * panel + 2 * g.out_channels
+    slot_size = positions * int(plan["panels"][0]) * padded_rows(g.channels) * panel + 2 * g.out_channels
     slots = max(tiles // SLOT_TILES, min(tiles // GRADIENT_TILES, 2))
     slots = max(1, min(slots, MOST_SLOTS, SLOTS_BYTES // (slot_size * dtype.itemsize)))
     slots = 1 << (slots.bit_length() - 1)  # a power of two, of which as many threads have equal shares
@@ -351,6 +353,7 @@ def _gradient_plan(geometry, dtype, tile, window):
     dz["unpool_height"], dz["unpool_width"] = window
     for n in plan:
         n["block"], n["tasks"], n["slot_size"] = block, -(-tiles // block), slot_size
+        n["sum_rows"] = padded_rows(g.channels)
     x["input_step"] = block * g.channels + panel
     dz["input_step"] = block * dz["panels"] * panel + panel
     x["products"] = positions * x["input_step"]
@@ -358,8 +361,7 @@ def _gradient_plan(geometry, dtype, tile, window):
     gathered = max(positions * g.channels, tile**2 * g.out_channels)
     x["scratch_of_worker"] = x["cells"] + max(gathered, positions * panel) + panel
     scratch_size = int(slots * slot_size + WORKERS * x["scratch_of_worker"])
-    products = steps(g.channels, 1), steps(block, g.channels), steps(block, panel), steps(g.channels, panel)
-    return plan, (*products, *tables[4:]), slots, scratch_size
+    return plan, tables, slots, scratch_size
 
 
 @prepared
@@ -424,7 +426,7 @@ def _correlate(
 def _transform_filters(first, last, worker, filters, turned, packed, numbers, scratch):
     """U: a task is one panel of it, of all positions."""
     plan = numbers[0]
-    lanes = REGISTER_BYTES // packed.itemsize
+    lanes = lanes_of(packed)
     channels, targets, taps, step = plan.channels, plan.targets, plan.taps, plan.packed_step
     row = 2 * lanes
     own = worker * taps * taps * step
@@ -451,11 +453,10 @@ def _correlate_blocks(
 ):  # fmt: skip
     """All of the target that some blocks of tiles make."""
     plan = numbers[0]
-    lanes = REGISTER_BYTES // source.itemsize
+    lanes = lanes_of(source)
     lowest = source.dtype.type(-np.inf)
     floor = source.dtype.type(0) if activation == RELU else lowest
     own = worker * plan.scratch_of_worker
-    rows, columns, b_rows, c_rows = tables[:4]
     for task in range(first, last):
         tile = task * plan.block
         count = min(plan.block, plan.tiles - tile)
@@ -466,11 +467,10 @@ def _correlate_blocks(
             start = panel_start(panel, plan.targets, lanes)
             width = min(2 * lanes, plan.targets - start)
             for position in range(plan.positions):
-                product(
-                    scratch, own + position * plan.input_step, rows[:count], columns,
-                    packed, (panel * plan.positions + position) * plan.packed_step, b_rows, np.intp(0),
-                    none, lowest, scratch, own + plan.products + position * plan.product_step, c_rows[:count],
-                    np.intp(0), width, bool(0),
+                multiply_panel(
+                    scratch, own + position * plan.input_step, plan.channels, np.intp(1), count, plan.channels,
+                    packed, (panel * plan.positions + position) * plan.packed_step, none, lowest,
+                    scratch, own + plan.products + position * plan.product_step, 2 * lanes, width, bool(0),
                 )  # fmt: skip
             if plan.pool_height:
                 _pool_outputs(
@@ -488,7 +488,8 @@ def _place_of(tile, tables, plan):
     """Picture, line and column of the target where a tile starts."""
     tile_line, tile_column = divmod(tile, plan.tile_columns)
     picture, tile_line = divmod(tile_line, plan.tile_lines)
-    return picture, tables[4][tile_line], tables[5][tile_column]
+    lines, columns = tables
+    return picture, lines[tile_line], columns[tile_column]
 
 
 @njit(**INNER)
@@ -504,7 +505,7 @@ def _transform_inputs(source, values, winner, slope, alpha, tile, count, tables,
 
     The cells of a tile that reaches beyond the source, or is yet to be multiplied by slopes, are gathered first.
     """
-    lanes = REGISTER_BYTES // source.itemsize
+    lanes = lanes_of(source)
     channels, square = plan.channels, plan.square
     window = plan.unpool_height, plan.unpool_width
     step = plan.input_step
@@ -560,7 +561,7 @@ def _transform_inputs(source, values, winner, slope, alpha, tile, count, tables,
 @njit(**INNER)
 def _transform_outputs(bias, floor, target, tile, count, start, width, tables, scratch, own, plan):
     """Outputs of some tiles, of `width` filters from `start` on, as far as they lie inside the target."""
-    lanes = REGISTER_BYTES // target.itemsize
+    lanes = lanes_of(target)
     m, targets, step = plan.tile, plan.targets, plan.product_step
     products = own + plan.products
     target_line, target_pixel = plan.dilation_height * plan.target_width * targets, plan.dilation_width * targets
@@ -595,7 +596,7 @@ def _pool_outputs(
     bias, floor, activation, alpha, target, winner, tile, count, start, width, tables, scratch, own, plan
 ):  # fmt: skip
     """The same with max pooling after it: a tile's outputs stay in the first-level cache."""
-    lanes = REGISTER_BYTES // target.itemsize
+    lanes = lanes_of(target)
     m, step, pixel = plan.tile, plan.product_step, 2 * lanes
     line = m * pixel
     products, cells = own + plan.products, own + plan.cells
@@ -658,11 +659,10 @@ def _gradient_filters(x, dy, y, winner, activation, alpha, dfilters, dbias, numb
 def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, numbers, tables, slots, scratch, none):
     """Each slot's sums over its tiles: of all positions panels of V^T dM, then dbias."""
     plan = numbers[0]
-    lanes = REGISTER_BYTES // x.itemsize
+    lanes = lanes_of(x)
     lowest = x.dtype.type(-np.inf)
     own = worker * plan.scratch_of_worker
-    rows, columns, b_rows, c_rows = tables[:4]
-    panel = plan.channels * 2 * lanes
+    panel_size = plan.sum_rows * 2 * lanes
     for slot in range(first, last):
         c = slot * plan.slot_size
         # The bias's sums of a task join those of the slot, so that no chain of additions is long.
@@ -684,11 +684,14 @@ def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, n
             for f in range(plan.targets):
                 bias_sums[f] += of_task[f]
             for position in range(plan.positions):
-                product(
-                    scratch, own + position * plan.input_step, rows, columns[:count],
-                    scratch, dz + position * numbers[1].input_step, b_rows[:count], plan.block * 2 * lanes,
-                    none, lowest, sums, c + position * plan.panels * panel, c_rows, panel, plan.targets, started,
-                )  # fmt: skip
+                v, dm = own + position * plan.input_step, dz + position * numbers[1].input_step
+                for panel in range(plan.panels):
+                    width = min(2 * lanes, plan.targets - panel_start(panel, plan.targets, lanes))
+                    multiply_panel(
+                        scratch, v, np.intp(1), plan.channels, plan.channels, count,
+                        scratch, dm + panel * plan.block * 2 * lanes, none, lowest,
+                        sums, c + (position * plan.panels + panel) * panel_size, 2 * lanes, width, started,
+                    )  # fmt: skip
             started = True
 
 
@@ -696,7 +699,7 @@ def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, n
 def _add_up(first, last, worker, sums, dfilters, dbias, numbers, slots, scratch):
     """Add the slots in order and transform: a task is one channel; the last one is the bias."""
     plan = numbers[0]
-    lanes = REGISTER_BYTES // sums.itemsize
+    lanes = lanes_of(sums)
     width = 2 * lanes
     own = worker * plan.scratch_of_worker
     total = scratch[own : own + plan.positions * width]
@@ -714,7 +717,7 @@ def _add_up(first, last, worker, sums, dfilters, dbias, numbers, slots, scratch)
             total[:] = 0
             for slot in range(slots):
                 for position in range(plan.positions):
-                    place = slot * plan.slot_size + ((position * plan.panels + panel) * plan.channels + row) * width
+                    place = slot * plan.slot_size + ((position * plan.panels + panel) * plan.sum_rows + row) * width
                     for lane in range(count):
                         total[position * width + lane] += sums[place + lane]
             step = plan.channels * plan.targets

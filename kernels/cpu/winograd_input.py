@@ -22,8 +22,9 @@ from numba import njit
 from .compiling import INNER
 from .epilogue import make_dz
 from .prepared import prepared
-from .product import lanes, pack_panel, panel_start, panels, product, steps
-from .simd import REGISTER_BYTES, WIDE_ROWS, add_vector
+from .product import lanes, pack_panel, panel_start, panels
+from .simd import WIDE_ROWS, add_vector, lanes_of
+from .stored import MOST_ROWS, multiply_panel, padded_rows
 from .threads import WORKERS, share
 from .transforms import FAMILIES, transform_filter, transform_gradient, transform_input_gradient
 from .workspace import workspace, zeros
@@ -59,7 +60,7 @@ def fits(geometry, tile, dtype):
 
 @functools.lru_cache(maxsize=256)
 def _plan(geometry, dtype, tile, window):
-    """The numbers of one gradient, the tables of its products, and how much scratch memory it takes."""
+    """The numbers of one gradient, and how much scratch memory it takes."""
     g = geometry
     taps, panel = g.kernel_height, 2 * lanes(dtype)
     plan = np.zeros(1, PLAN)
@@ -84,27 +85,26 @@ def _plan(geometry, dtype, tile, window):
     n["packed_size"] = n["panels"] * n["positions"] * n["packed_step"]
     block = int(pictures) * tiles
     n["input_step"] = block * n["channels"] + panel
-    n["product_step"] = block * panel + panel
+    n["product_step"] = padded_rows(block) * panel + panel
     n["products"] = n["positions"] * n["input_step"]
     n["cells"] = n["products"] + n["positions"] * n["product_step"]
-    n["scratch_of_worker"] = n["cells"] + max(tile**2 * n["channels"], n["positions"] * panel) + panel
+    # Products read whole tiles, also behind the last row.
+    behind = MOST_ROWS * n["channels"]
+    n["scratch_of_worker"] = n["cells"] + max(tile**2 * n["channels"], n["positions"] * panel) + behind + panel
     scratch_size = int(n["packed_size"] + WORKERS * max(n["scratch_of_worker"], taps**2 * n["packed_step"]))
-    tables = (
-        steps(block, g.out_channels), steps(g.out_channels, 1), steps(g.out_channels, panel), steps(block, panel),
-    )  # fmt: skip
-    return plan, tables, scratch_size
+    return plan, scratch_size
 
 
 @prepared
 def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx, tile, window, winner):
     """Gradient by input, by tiles of tile x tile outputs; `window` and `winner` as in `winograd`."""
-    plan, tables, scratch_size = _plan(geometry, dx.dtype, tile, window)
+    plan, scratch_size = _plan(geometry, dx.dtype, tile, window)
     scratch = workspace(scratch_size, dx.dtype)
-    return _gradient, (dy, y, winner, activation, alpha, filters, dx, plan, tables, scratch, zeros(dx.dtype))
+    return _gradient, (dy, y, winner, activation, alpha, filters, dx, plan, scratch, zeros(dx.dtype))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _gradient(dy, y, winner, activation, alpha, filters, dx, numbers, tables, scratch, none):
+def _gradient(dy, y, winner, activation, alpha, filters, dx, numbers, scratch, none):
     plan = numbers[0]
     packed, rest = scratch[: plan.packed_size], scratch[plan.packed_size :]
     share(_transform_filters, (filters.reshape(-1), packed, numbers, rest), plan.panels, packed.size)
@@ -113,7 +113,7 @@ def _gradient(dy, y, winner, activation, alpha, filters, dx, numbers, tables, sc
         _add_pictures,
         (
             dy.reshape(-1), y.reshape(-1), winner.reshape(-1), activation, alpha, packed, dx.reshape(-1),
-            numbers, tables, rest, none,
+            numbers, rest, none,
         ),
         plan.tasks,
         tiles * plan.positions * plan.channels * plan.targets,
@@ -124,7 +124,7 @@ def _gradient(dy, y, winner, activation, alpha, filters, dx, numbers, tables, sc
 def _transform_filters(first, last, worker, filters, packed, numbers, scratch):
     """U, turned over: a task is one panel of it, of all positions."""
     plan = numbers[0]
-    lanes = REGISTER_BYTES // packed.itemsize
+    lanes = lanes_of(packed)
     channels, targets, taps, step = plan.channels, plan.targets, plan.taps, plan.packed_step
     own = worker * taps * taps * step
     for panel in range(first, last):
@@ -141,13 +141,12 @@ def _transform_filters(first, last, worker, filters, packed, numbers, scratch):
 
 
 @njit(**INNER)
-def _add_pictures(first, last, worker, dy, y, winner, activation, alpha, packed, dx, numbers, tables, scratch, none):
+def _add_pictures(first, last, worker, dy, y, winner, activation, alpha, packed, dx, numbers, scratch, none):
     """dx of some pictures: of all tiles dz transformed, the products, and what they add."""
     plan = numbers[0]
-    lanes = REGISTER_BYTES // dx.itemsize
+    lanes = lanes_of(dx)
     lowest, zero = dx.dtype.type(-np.inf), dx.dtype.type(0)
     own = worker * plan.scratch_of_worker
-    rows, columns, b_rows, c_rows = tables
     size = plan.target_height * plan.target_width * plan.targets
     for task in range(first, last):
         picture = task * plan.pictures
@@ -162,11 +161,10 @@ def _add_pictures(first, last, worker, dy, y, winner, activation, alpha, packed,
             # Columns that the last panel shares with the one before are there already.
             shared = panel * 2 * lanes - start
             for position in range(plan.positions):
-                product(
-                    scratch, own + position * plan.input_step, rows[:count], columns,
-                    packed, (panel * plan.positions + position) * plan.packed_step, b_rows, np.intp(0),
-                    none, lowest, scratch, own + plan.products + position * plan.product_step, c_rows[:count],
-                    np.intp(0), width, bool(0),
+                multiply_panel(
+                    scratch, own + position * plan.input_step, plan.channels, np.intp(1), count, plan.channels,
+                    packed, (panel * plan.positions + position) * plan.packed_step, none, lowest,
+                    scratch, own + plan.products + position * plan.product_step, 2 * lanes, width, bool(0),
                 )  # fmt: skip
             for number in range(count):
                 _add_tile(dx, picture, number, start, width, shared, scratch, own, plan)
@@ -183,7 +181,7 @@ def _place_of(picture, number, plan):
 @njit(**INNER)
 def _transform_tile(dy, y, winner, activation, alpha, picture, number, scratch, own, plan):
     """``A dz A^T`` of one tile; beyond the picture dz is 0."""
-    lanes = REGISTER_BYTES // dy.itemsize
+    lanes = lanes_of(dy)
     channels, m = plan.channels, plan.tile
     window = plan.unpool_height, plan.unpool_width
     picture, first_line, first_column = _place_of(picture, number, plan)
@@ -207,7 +205,7 @@ def _transform_tile(dy, y, winner, activation, alpha, picture, number, scratch, 
 @njit(**INNER)
 def _add_tile(dx, picture, number, start, width, shared, scratch, own, plan):
     """Add ``B M B^T`` of one tile to `width` channels of dx from `start` on, but for the first that are `shared`."""
-    lanes = REGISTER_BYTES // dx.itemsize
+    lanes = lanes_of(dx)
     points, targets, step = plan.points, plan.targets, plan.product_step
     picture, first_line, first_column = _place_of(picture, number, plan)
     first_line -= plan.pad_top
