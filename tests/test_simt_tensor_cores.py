@@ -67,6 +67,20 @@ def test_every_tile(choice, tile, choose, monkeypatch):
     assert {kind for kind in kinds if "v4" not in kind} <= {"ld.global.nc.f32"}, kinds
 
 
+def test_all_tiles_of_three_products_give_the_same_bits(monkeypatch):
+    results = set()
+    for tile in tiles.THREE_PRODUCT_TILES:
+        monkeypatch.setattr(tiles, "THREE_PRODUCT_TILES", (tile,))
+        y, _, _ = correlate(GEOMETRY, (9, 0))
+        results.add(y.tobytes())
+    assert len(results) == 1
+
+
+def test_few_filters_have_a_narrow_tile():
+    tile = tiles.register_tile(tiles.THREE_PRODUCT_TILES, 128 * 15 * 15, 32, 1, 64, 132)
+    assert (tile.rows, tile.columns) == (128, 32)
+
+
 @pytest.mark.parametrize("choice", precision.CHOICES)
 def test_groups_strides_and_channels_that_fill_no_strip(choice, choose):
     choose(choice)
