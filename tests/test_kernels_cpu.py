@@ -69,7 +69,7 @@ LARGE_CASES = {
 
 # (batch, inputs, outputs) of products that are cut in all ways: into blocks of rows, of the depth and of columns, with
 # copies of both matrices, and with a last block smaller than the others.
-LARGE_PRODUCTS = [(100, 90, 50), (3, 1030, 5), (40, 300, 408), (300, 520, 610), (700, 400, 70), (1030, 65, 17)]
+LARGE_PRODUCTS = [(130, 700, 50), (3, 1030, 5), (40, 300, 408), (300, 520, 610), (700, 400, 70), (1030, 65, 17)]
 
 
 @pytest.mark.parametrize("dtype", REAL)

@@ -39,9 +39,9 @@ from .simd import REGISTER_BYTES, WIDE_ROWS, copy_vector
 from .threads import WORKERS, share
 from .workspace import workspace, zeros
 
-# From so many rows on, copying B into panels costs less than it saves; so it does for a few tiles' rows, if B is larger
-# than the first level's cache.  They are copied so many at a time.
-PACKING_ROWS, FEWEST_PACKING_ROWS, CACHE_BYTES = 192, 2 * WIDE_ROWS, 1 << 15
+# From so many rows on, copying B into panels costs less than it saves; so it does for a few tiles' rows, if the rows of
+# B have so many bytes and are more than the first level's cache holds.  They are copied so many at a time.
+PACKING_ROWS, FEWEST_PACKING_ROWS, WIDE_BYTES, CACHE_BYTES = 192, 2 * WIDE_ROWS, 1 << 10, 1 << 15
 PACKED_ROWS = 32
 
 # A larger B than this is cut into groups of panels.  An A that is larger is copied, if a group has so many panels to
@@ -114,8 +114,8 @@ PLAN_SIZE = len(PLAN)
 def _plan(rows, depth, width, row_step, column_step, turned, dtype):
     wide = lanes(dtype)
     size = depth * dtype.itemsize
-    packing = turned or width < wide or rows >= PACKING_ROWS
-    packing = packing or (rows >= FEWEST_PACKING_ROWS and size * width > CACHE_BYTES)
+    far = width * dtype.itemsize >= WIDE_BYTES and size * width > CACHE_BYTES
+    packing = turned or width < wide or rows >= (FEWEST_PACKING_ROWS if far else PACKING_ROWS)
     tiles = -(-rows // WIDE_ROWS)
     blocks = max((depth + DEPTH_BLOCK // 2) // DEPTH_BLOCK, 1)
 
