@@ -58,13 +58,19 @@ class _Maker:
 _CORRELATIONS = {
     "same, 3 channels": (correlation_geometry((2, 6, 5, 3), 3, 5, padding="same"), formulas.RELU),
     "strides and dilation": (
-        correlation_geometry((2, 9, 8, 5), (3, 2), 6, (2, 3), ((1, 2), (0, 3)), dilation=(2, 1)),
+        correlation_geometry((2, 9, 8, 9), (3, 2), 6, (2, 3), ((1, 2), (0, 3)), dilation=(2, 1)),
         formulas.RELU,
     ),
     "many channels": (correlation_geometry((1, 5, 4, 18), (2, 3), 19), formulas.TANH),
     "groups, full": (correlation_geometry((2, 4, 3, 6), 2, 9, padding="full", groups=3), formulas.SOFTPLUS),
     "depthwise": (correlation_geometry((1, 6, 6, 7), 3, 7, 2, ((1, 2), (1, 2)), 2, groups=7), formulas.RELU),
     "one pixel": (correlation_geometry((1, 1, 1, 1), 1, 1), formulas.LINEAR),
+    "few channels, strides": (
+        correlation_geometry((2, 9, 8, 5), (3, 2), 20, (2, 3), ((1, 2), (0, 3)), dilation=(2, 1)),
+        formulas.RELU,
+    ),
+    "depthwise, vectors": (correlation_geometry((2, 5, 11, 8), 3, 8, padding="same", groups=8), formulas.TANH),
+    "depthwise, strides": (correlation_geometry((1, 8, 13, 4), 5, 4, (1, 2), groups=4), formulas.RELU),
     "long sums": (correlation_geometry((2, 8, 7, 2), 1, 3), formulas.LINEAR),
 }
 
@@ -95,6 +101,8 @@ _FILTER_GRADIENTS = {
     "one by one": _CORRELATIONS["same, 3 channels"],
     "four at a time": (correlation_geometry((2, 6, 5, 4), 3, 8, padding="same"), formulas.RELU),
     "depthwise": _CORRELATIONS["depthwise"],
+    "depthwise, strides": _CORRELATIONS["depthwise, strides"],
+    "groups of few": _CORRELATIONS["groups, full"],
 }
 
 
@@ -111,7 +119,7 @@ def _correlate2d_gradient_filters(make):
 def _pooled_correlations():
     """Correlations whose output has room for windows."""
     for label, (g, activation) in _CORRELATIONS.items():
-        if label not in ("one pixel", "many channels", "depthwise"):
+        if label not in ("one pixel", "many channels") and not label.startswith(("depthwise", "few channels")):
             yield label, g, activation, pooling_geometry(g.output_shape, (2, 1) if label == "long sums" else 2)
 
 

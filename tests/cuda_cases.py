@@ -12,6 +12,12 @@ from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 CORRELATIONS = [{"geometry": geometry, "activation": activation} for geometry, activation in _CORRELATIONS.values()]
 # The first with fewer filters than a thread has sums of.
 CORRELATIONS[0] = {"geometry": correlation_geometry((2, 6, 5, 3), 3, 3, padding="same"), "activation": formulas.RELU}
+# Pictures of few channels of several blocks each way, and depthwise ones of more than a block's channels.
+CORRELATIONS.append({"geometry": correlation_geometry((1, 18, 34, 1), 3, 4), "activation": formulas.RELU})
+MANY_CHANNELS = correlation_geometry((1, 7, 5, 132), 3, 132, padding="same", groups=132)
+CORRELATIONS.append({"geometry": MANY_CHANNELS, "activation": formulas.LINEAR})
+# Groups of few channels, whose last pixels nobody sees.
+CORRELATIONS.append({"geometry": correlation_geometry((1, 5, 4, 4), 2, 6, 2, groups=2), "activation": formulas.LINEAR})
 SEVERAL_BLOCKS = correlation_geometry((2, 9, 8, 5), 3, 70, padding="same")
 CORRELATIONS.append({"geometry": SEVERAL_BLOCKS, "activation": formulas.TANH})
 # A first layer whose filters are written four at a time, which leave a part of the block's unused.
@@ -19,6 +25,7 @@ CORRELATIONS.append({"geometry": correlation_geometry((1, 5, 6, 1), 3, 12), "act
 # Sums long enough for two blocks to share them, of which one has fewer kernel rows.
 SHARED_SUMS = {"geometry": correlation_geometry((1, 3, 3, 30), 3, 5, padding="same"), "activation": formulas.RELU}
 CORRELATIONS.append(SHARED_SUMS)
+_DEPTHWISE = [_CORRELATIONS["depthwise, vectors"], _CORRELATIONS["depthwise, strides"]]
 POOLINGS = [{"geometry": geometry} for geometry in _POOLS.values()]
 # Windows side by side that leave a column over.
 POOLINGS.append({"geometry": pooling_geometry((1, 4, 5, 4), 2)})
@@ -54,7 +61,9 @@ CASES = {
         {"geometry": SEVERAL_BLOCKS, "activation": formulas.TANH},
         {"geometry": correlation_geometry((2, 13, 12, 2), 5, 3, padding="same"), "activation": formulas.RELU},
         {"geometry": correlation_geometry((2, 6, 5, 4), 3, 8, padding="same"), "activation": formulas.RELU},
-        {"geometry": correlation_geometry((1, 13, 11, 2), 3, 2, padding="same", groups=2), "activation": formulas.RELU},
+        *({"geometry": geometry, "activation": activation} for geometry, activation in _DEPTHWISE),
+        {"geometry": MANY_CHANNELS, "activation": formulas.LINEAR},
+        {"geometry": correlation_geometry((1, 13, 11, 2), 3, 4, padding="same", groups=2), "activation": formulas.RELU},
     ],
     "correlate2d_max_pool2d": POOLED_CORRELATIONS,
     "correlate2d_max_pool2d_gradient_input": POOLED_CORRELATIONS,

@@ -27,6 +27,9 @@ LARGE_CORRELATIONS = [
         correlation_geometry((4, 28, 28, 32), 3, 64, 2, padding="same"),
         correlation_geometry((4, 28, 28, 32), 3, 64, padding="same", dilation=2),
         correlation_geometry((4, 28, 28, 64), 3, 64, padding="same", groups=64),
+        correlation_geometry((4, 29, 31, 37), 5, 37, 2, padding="same", groups=37),
+        correlation_geometry((4, 57, 61, 3), 7, 64, 2, padding="same"),
+        correlation_geometry((4, 33, 70, 7), (3, 5), 45, padding="same"),
         correlation_geometry((4, 28, 28, 66), 3, 45, padding="same", groups=3),
         correlation_geometry((2, 37, 41, 13), (2, 5), 51, padding="full"),
     )
@@ -100,7 +103,7 @@ ROUNDING = {"float32": 2.0**-20, "tf32": 2 * 2.0**-10, "bf16": 2 * 2.0**-8}
 
 
 @pytest.mark.parametrize("choice", precision.CHOICES)
-@pytest.mark.parametrize("case", [3, 4, 8, 12])
+@pytest.mark.parametrize("case", [3, 4, 8, 15])
 def test_tensor_cores(choice, case, monkeypatch):
     geometry = LARGE_CORRELATIONS[case]["geometry"]
     data = Data(5, np.float32)

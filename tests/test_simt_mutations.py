@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from cuda_cases import CASES
 from gpuconv.kernels.cuda import tiles
-from gpuconv.kernels.geometry import pooling_geometry
+from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from kernel_checks import CHECKS, NAN_ONLY, NOT_PROPAGATING, UNPADDED, Data, check_repetition
 from simt import Gpu, mutants
 from simt.errors import SimtError
 from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cannot be had
 
 MODULES = (
-    "activation", "correlate", "correlate_filters", "correlate_first", "correlate_pool", "counting", "data", "direct",
-    "image", "lanes", "loss", "metric", "normalization", "optimizer", "pad", "pool", "product", "random", "rows",
-    "sums", "vectors",
+    "activation", "correlate", "correlate_filters", "correlate_first", "correlate_pool", "counting", "data", "depthwise",
+    "direct", "image", "lanes", "loss", "metric", "narrow", "normalization", "optimizer", "pad", "pool", "product",
+    "random", "rows", "slopes", "sums", "vectors",
 )  # fmt: skip
 
 # Functions of the table that show what a kernel, or a function that kernels share, does.
@@ -35,6 +35,14 @@ SHOWN_BY = {
     "_prepare": ["correlate2d_gradient_input"],
     "_advance": ["repetition"],
     "current": ["repetition"],
+    "narrow_gradient": ["correlate2d_gradient_input"],
+    "fetch_dz": ["correlate2d_gradient_input"],
+    "fetch_weights": ["correlate2d_gradient_input"],
+    "depthwise_correlation": ["correlate2d"],
+    "depthwise_gradient_filters": ["correlate2d_gradient_filters"],
+    "read_columns": ["correlate2d"],
+    "dz_if": ["correlate2d_gradient_input"],
+    "dz4_if": ["correlate2d_gradient_input"],
     "direct_correlation": ["correlate2d"],
     "direct_gradient": ["correlate2d_gradient_input"],
     "seen_from": ["correlate2d_gradient_input"],
@@ -80,8 +88,8 @@ SHOWN_BY = {
     "write_part": ["relu"],
 }
 
-# Correlations with few channels, with long sums, depthwise, and with sums that blocks share.
-SHOWING = (0, 2, 4, -1)
+# Correlations with few channels, with long sums, of groups, and with sums that blocks share.
+SHOWING = (0, 2, 3, 12, -1)
 
 # What these tests cannot notice, and why.
 FASTER = "only saves work: what is skipped adds zero"
@@ -97,6 +105,9 @@ EQUIVALENT = {
     ("cells_inside", "first_row + a < p.kernel_height"): "patches past the last row meet filters of zero",
     ("seen_from", "moved >= 0"): "to an unsigned division a negative number is a large one",
     ("_prepare", "activation != LINEAR"): "the slope of a linear layer is 1",
+    ("narrow_gradient", "f < p.filters"): FASTER,
+    ("dz_if", "activation != 0"): "the slope of a linear layer is 1",
+    ("dz4_if", "activation != 0"): "the slope of a linear layer is 1",
     ("largest_column", "column < columns"): "numbers past a row's end repeat the best one, which none of them precedes",
     **{
         (kernel, "covered > chunk"): "only saves reads: the numbers are those that were there"
@@ -130,9 +141,9 @@ def calls(name):
     cases = [(case, ()) for case in CASES[name]]
     if name.startswith("correlate2d"):
         shown = {
-            "correlate2d": [*SHOWING, 1, -2],
-            "correlate2d_gradient_input": SHOWING,
-            "correlate2d_gradient_filters": [0, -3, -2, -1],
+            "correlate2d": [*SHOWING, 1, 4, 7, -2],
+            "correlate2d_gradient_input": [*SHOWING, 6, 10],
+            "correlate2d_gradient_filters": [0, 5, 6, 8, 9, 10],
             "correlate2d_max_pool2d": [0, -1],
         }
         cases = [cases[number] for number in shown.get(name, [0])]
@@ -141,6 +152,10 @@ def calls(name):
         cases.append((special, (np.nan,) * 8))
         if name not in NAN_ONLY:
             cases.append((special, (-np.inf,) * 3))
+    if name == "correlate2d_gradient_filters":
+        # NaN beside the last pixels of a line, where no window begins.
+        geometry = correlation_geometry((1, 3, 7, 4), 3, 4, groups=4)
+        cases.append(({**special, "geometry": geometry}, (np.nan,) * 8))
     if name == "max_pool2d":
         # Windows of several NaN, and padded ones of nothing but infinities.
         cases.append((special, (np.nan,) * 100))

@@ -8,31 +8,26 @@ each group of channels::
     dx                input pixels n, u, v  channels c   filter entries a, b, f
     dfilters, dbias   patch entries a, b, c filters f    output pixels n, i, j
 
-`product` has the kernels of the first, and says how they work.  The second is a product of the same kind: with stride 1
-an input pixel's gradient is the correlation of dz, padded, with the filters turned by half a circle.  With strides,
-the input pixels ``u`` of one remainder of ``u / s`` are such a correlation with every s-th filter cell, and so one
-launch each: nothing is multiplied by the zeros that lie between the outputs.  A first kernel turns the filters and,
-unless the layer is linear, multiplies dy by the activation's slope, which else each of the ``kernel_height
-kernel_width`` patches that an output lies in would do again, in the way of asynchronous copies.
+`product` has the kernels of the first, and says how they work.  The second is a product of the same kind, or several,
+one for each of its `phases`.  A first kernel turns the filters and, unless the layer is linear, multiplies dy by the
+activation's slope, which else each of the ``kernel_height kernel_width`` patches that an output lies in would do again,
+in the way of asynchronous copies.
 
-`correlate_filters` has the third, `correlate_first` the first for pictures of few channels, and `direct` what is too
-narrow for tiles.
+`correlate_filters` has the third, `correlate_first` the first for pictures of few channels and `narrow` the second;
+`depthwise` has all for channels that do not mix, and `direct` what else is too narrow for tiles.
 """
-
-import functools
-from math import gcd
-from typing import NamedTuple
 
 import numpy as np
 from numpy import int32
 
 from ..formulas import LINEAR
-from ..geometry import Geometry, int32_geometry
-from . import direct, product, tiles, toolkit
+from ..geometry import int32_geometry
+from . import depthwise, direct, narrow, product, tiles, toolkit
 from .correlate_filters import correlate2d_gradient_filters  # noqa: F401 (offered here)
 from .correlate_first import correlate_first, suits
 from .formulas import inline, slope_from_value
 from .instructions import divide, load, move, store
+from .phases import phase_place, phases_of
 from .toolkit import cuda
 
 
@@ -52,8 +47,13 @@ def correlate2d(x, filters, bias, geometry, activation, alpha, y):
         arrays = (toolkit.flat(array) for array in (x, filters, bias))
         direct.correlate(*arrays, int32_geometry(geometry), int(activation), alpha, toolkit.flat(y))
 
+    def by_channels():
+        depthwise.correlate(x, filters, bias, geometry, activation, alpha, y)
+
     if y.dtype == np.float32 and suits(geometry):
         toolkit.attempt(toolkit.variant("correlate2d of a first layer", geometry), as_first_layer, directly)
+    elif y.dtype == np.float32 and depthwise.suits(geometry):
+        toolkit.attempt(toolkit.variant("correlate2d of channels by themselves", geometry), by_channels, directly)
     elif product.is_suited(geometry, y.dtype):
         toolkit.attempt(toolkit.variant("correlate2d in register tiles", geometry), in_tiles, directly)
     else:
@@ -81,103 +81,32 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
         for phase in phases:
             product.multiply(
                 dz, toolkit.address(workspace, slopes + phase.first_filter), None, phase.geometry, LINEAR, 0,
-                toolkit.address(dx, phase.first_pixel), sums, phase.places,
+                toolkit.address(dx, phase.first_pixel), sums, phase.places if phase.scattered else None,
             )  # fmt: skip
 
     def directly():
         arrays = (toolkit.flat(array) for array in (dy, y, filters))
         direct.gradient_input(*arrays, g, int(activation), alpha, toolkit.flat(dx))
 
-    if all(product.is_suited(phase.geometry, dx.dtype) for phase in phases):
-        toolkit.attempt(toolkit.variant("correlate2d_gradient_input in register tiles", geometry), in_tiles, directly)
+    def of_few_channels():
+        narrow.gradient_input(dy, y, filters, geometry, activation, alpha, dx)
+
+    def by_channels():
+        depthwise.gradient_input(dy, y, filters, geometry, activation, alpha, dx)
+
+    name = "correlate2d_gradient_input"
+    if dx.dtype == np.float32 and narrow.suits(geometry):
+        toolkit.attempt(toolkit.variant(f"{name} of few channels", geometry), of_few_channels, directly)
+    elif dx.dtype == np.float32 and depthwise.suits(geometry):
+        toolkit.attempt(toolkit.variant(f"{name} of channels by themselves", geometry), by_channels, directly)
+    elif all(product.is_suited(phase.geometry, dx.dtype) for phase in phases):
+        toolkit.attempt(toolkit.variant(f"{name} in register tiles", geometry), in_tiles, directly)
     else:
         directly()
 
 
 def _multiple_of_4(count):
     return -(-count // 4) * 4
-
-
-class Phase(NamedTuple):
-    """The input pixels of one remainder of ``(u / stride_height, v / stride_width)``, as outputs of a correlation.
-
-    `geometry` is that of the correlation of dz.  Its filters begin with number `first_filter` of those turned, its
-    pixels with number `first_pixel` of dx, where pictures, rows and columns lie `places` apart: None if nothing lies
-    between them.
-    """
-
-    geometry: Geometry
-    first_filter: int
-    first_pixel: int
-    places: tuple | None
-
-
-@functools.lru_cache(maxsize=1024)
-def phases_of(g):
-    """The phases of a correlation's gradient by its input."""
-    vertical = _axis_phases(g.height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top)
-    horizontal = _axis_phases(g.width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left)
-    strided = (g.stride_height, g.stride_width) != (1, 1)
-    row, cell = g.width * g.channels, g.out_channels // g.groups * g.channels
-    phases = []
-    for u, rows, first_row, kernel_height, dilation_height, pad_top in vertical:
-        for v, columns, first_column, kernel_width, dilation_width, pad_left in horizontal:
-            geometry = Geometry(
-                g.batch, g.out_height, g.out_width, g.out_channels,
-                kernel_height, kernel_width, 1, 1, dilation_height, dilation_width, pad_top, 0, pad_left, 0,
-                g.groups, rows, columns, g.channels,
-            )  # fmt: skip
-            phases.append(
-                Phase(
-                    geometry,
-                    (first_row * g.kernel_width + kernel_height * first_column) * cell,
-                    (u * g.width + v) * g.channels,
-                    (g.height * row, g.stride_height * row, g.stride_width * g.channels) if strided else None,
-                )
-            )
-    return tuple(phases)
-
-
-def _axis_phases(extent, cells, stride, dilation, pad):
-    """For the pixels of each remainder along an axis: the first, how many, and the correlation that they are of.
-
-    An input at ``u = remainder + t stride`` was seen by output ``(u + pad - cell dilation) / stride`` through every
-    cell for which that is a whole number.  From cell to cell of those, from the last to the first, the output moves on
-    by the dilation of a correlation that begins ``pad`` of it before t.
-    """
-    phases = []
-    for remainder in range(min(stride, extent)):
-        pixels = -(-(extent - remainder) // stride)
-        own = [cell for cell in range(cells) if (cell * dilation - pad - remainder) % stride == 0]
-        if own:
-            first = phase_place(own[-1], cells, stride, dilation, pad)[0]
-            begin = (own[-1] * dilation - pad - remainder) // stride
-            phases.append((remainder, pixels, first, len(own), dilation // gcd(dilation, stride), begin))
-        else:
-            # Nobody saw these pixels: a window outside of the outputs.
-            phases.append((remainder, pixels, 0, 1, 1, pixels))
-    return phases
-
-
-def phase_place(cell, cells, stride, dilation, pad):
-    """Where a filter cell of an axis stands among all, when they are sorted by phase and each phase is turned.
-
-    Returns
-    -------
-    first, count, place : int
-        The cells of earlier phases; those of its own; and its place among these.
-    """
-    remainder = (cell * dilation - pad) % stride
-    first, count, place = 0, 0, 0
-    for other in range(cells):
-        its = (other * dilation - pad) % stride
-        if its < remainder:
-            first += 1
-        if its == remainder:
-            count += 1
-            if other > cell:
-                place += 1
-    return first, count, place
 
 
 _phase_place = inline(phase_place)

@@ -34,7 +34,8 @@ multiply-adds a byte.  Strips are stored pixel by pixel, and read 4 entries or f
 What bounds it.  Multiply-adds, where there are channels and filters enough: for 1024 of them a thread executes 64 reads
 of shared memory and about 100 other instructions.  In a network's first layer, reading dy and y.
 
-The direct kernel, for float64 and for groups of few channels or filters, has a thread for each filter weight and chunk
+Where channels do not mix, `depthwise` has the sums of chunks.  The direct kernel, for float64 and other groups of few
+channels or filters, has a thread for each filter weight and chunk
 of pixels, which reads two or three numbers for each multiply-add; they come from the caches, which bounds it.
 
 Chunks depend on the shapes alone, and nothing is added in an order that depends on timing: results are repeatable bit
@@ -49,7 +50,7 @@ from numpy import int32, uint32
 
 from ..formulas import LINEAR
 from ..geometry import LARGEST_INT32, int32_geometry
-from . import tiles, toolkit
+from . import depthwise, tiles, toolkit
 from .formulas import inline, pixel_gradient, pixel_place, quotient, slope_from_value
 from .instructions import (
     ALIGNMENT,
@@ -85,7 +86,13 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
     # Places of dy are compared up to some pixels past the last.
     countable = dy.size + PIXELS_PAST * g.out_channels <= LARGEST_INT32
     call = x, dy, y, g, activation, alpha, dfilters, dbias
-    if real == np.float32 and countable and not small:
+    if real == np.float32 and depthwise.suits(g):
+        toolkit.attempt(
+            toolkit.variant("correlate2d_gradient_filters of channels by themselves", g),
+            lambda: _gradient_by_channels(*call),
+            lambda: _gradient_directly(*call),
+        )
+    elif real == np.float32 and countable and not small:
         toolkit.attempt(
             toolkit.variant("correlate2d_gradient_filters in register tiles", g),
             lambda: _gradient_by_tiles(*call),
@@ -110,6 +117,12 @@ def _gradient_by_tiles(x, dy, y, g, activation, alpha, dfilters, dbias):
     toolkit.launch(kernel, blocks, (tile.threads,), x, dy, y, p, np.float32(alpha), sums, bias_sums)
     if chunk_sums is not None:
         _add_chunks(chunk_sums, splits, dfilters, dbias)
+
+
+def _gradient_by_channels(x, dy, y, g, activation, alpha, dfilters, dbias):
+    size = dfilters.size + dbias.size
+    chunk_sums, splits = depthwise.sum_chunks(x, dy, y, g, activation, alpha, size)
+    _add_chunks(chunk_sums, splits, dfilters, dbias)
 
 
 def _gradient_directly(x, dy, y, g, activation, alpha, dfilters, dbias):

@@ -12,6 +12,7 @@ four at once must lie at a multiple of 16 bytes.
 
 A register tile is a `cuda.local.array` whose places are all known when the kernel is compiled.  `multiply_rows` and
 `multiply_steps` add a product of two strips in shared memory to one; `multiply_fragments` does so on tensor cores.
+`multiply_patches` and `multiply_column` add what a part of a window makes of the pixels under it.
 
 Each function has a twin of the same name for Numba's simulator, which stands first, and says what both do.  There
 an address is a `toolkit.Address`, which knows its array: accesses beyond its ends, or to four numbers at a wrong
@@ -155,6 +156,19 @@ if SIMULATED:
         lines = [np.concatenate([move(patches, r * row_step + q).cells(4) for q in quads]) for r in range(2)]
         a = np.array([line[n * apart : n * apart + terms] for line in lines for n in range(4)])
         _add_product(sums, a, b)
+
+    def multiply_column(sums, dz, weights, rows, kernel_height, channels, line):
+        """Add to the sums of `rows` pixels, one below another, what one column of their windows makes of four filters.
+
+        Numbers of four filters lie side by side: those of the pixels under the windows' column from `dz` on, `line`
+        numbers apart, and those of the weights, which are ``(row, channel, filter)``, from `weights` on.  The register
+        tile `sums` is ``(pixel, channel)``.  All numbers but the addresses are constants.
+        """
+        a = np.array([move(dz, r * line).cells(4) for r in range(rows + kernel_height - 1)])
+        b = np.array([move(weights, 4 * entry).cells(4) for entry in range(kernel_height * channels)])
+        b = b.reshape(kernel_height, channels, 4).transpose(1, 0, 2).reshape(channels, -1)
+        a = np.array([a[row : row + kernel_height].ravel() for row in range(rows)])
+        _add_product(sums, a, b.T)
 
     def multiply_fragments(sums, left, right, lane, rows, columns, depth, left_stride, right_stride, precision):
         """Add the product of a left strip stored by rows and a right strip ``(k, column)``, a whole warp together.
@@ -510,6 +524,24 @@ else:
 
         return types.void(sums, types.uint32, types.uint32, *constants), generate
 
+    @intrinsic
+    def multiply_column(typing, sums, dz, weights, rows, kernel_height, channels, line):
+        constants = rows, kernel_height, channels, line
+        rows, kernel_height, channels, line = _constants(*constants)
+
+        def generate(context, builder, signature, arguments):
+            tile = _RegisterTile(context, builder, signature, arguments, rows, channels)
+            quads = [tile.left(place * line) for place in range(rows + kernel_height - 1)]
+            for a in range(kernel_height):
+                weights = [tile.right(4 * (a * channels + channel)) for channel in range(channels)]
+                for k in range(4):
+                    numbers = [quads[row + a][k] for row in range(rows)]
+                    tile.add_outer_product(numbers, [quad[k] for quad in weights])
+            tile.keep()
+            return context.get_dummy_value()
+
+        return types.void(sums, types.uint32, types.uint32, *constants), generate
+
     class _RegisterTile:
         """Writes the code that adds outer products to a register tile."""
 
@@ -526,9 +558,11 @@ else:
         def left(self, offset):
             return self._four(self.strips[0], offset)
 
+        def right(self, offset):
+            return self._four(self.strips[1], offset)
+
         def right_row(self, offset, step):
-            quads = range(self.columns // 4)
-            return [number for quad in quads for number in self._four(self.strips[1], offset + quad * step)]
+            return [number for quad in range(self.columns // 4) for number in self.right(offset + quad * step)]
 
         def _four(self, strip, offset):
             place = self.builder.gep(strip, [_i32(offset)], inbounds=True)
@@ -699,4 +733,5 @@ else:
         for column in range(0, columns, 2):
             down = range(0, rows, 2)
             for row in reversed(down) if column % 4 else down:
-                yield from ((row, column), (row + 1, column), (row + 1, column + 1), (row, column + 1))
+                square = (row, column), (row + 1, column), (row + 1, column + 1), (row, column + 1)
+                yield from (place for place in square if place[1] < columns)

@@ -117,6 +117,8 @@ if SIMULATED:
     FILTER_TILES = (RegisterTile(16, 8, 8, 2, 4, 4, 2, 2, 1), RegisterTile(8, 8, 4, 2, 4, 4, 2, 2, 1))
     CHUNK_THREADS, SMALLEST_CHUNK = 16, 16
     FIRST_THREADS = 8
+    NARROW_THREADS, NARROW_LANES = 8, (4, 2)
+    DEPTHWISE_THREADS, DEPTHWISE_LANES, DEPTHWISE_BLOCKS, FEWEST_RUNS = 8, 4, 4, 2
     WARP, ROW_THREADS, MOST_ROW_BLOCKS, MOST_HELD = 4, 8, 4, 4
     COLUMN_THREADS, COLUMNS_OF_BLOCK, COLUMN_BLOCKS, LEAST_COLUMN_ROWS = 8, 4, 4, 8
     SUM_THREADS, SUM_BLOCKS, SUM_ROUNDS = 8, 3, 4
@@ -153,6 +155,11 @@ else:
     CHUNK_THREADS, SMALLEST_CHUNK = 65536, 128
     # A network's first layer.
     FIRST_THREADS = 128
+    # Gradients by input of few channels: a block's threads, and how many of them may be side by side.
+    NARROW_THREADS, NARROW_LANES = 128, (32, 16, 8)
+    # Depthwise gradients by filters: up to so many threads side by side on channels; about so many blocks, but not with
+    # fewer runs of pixels for each of their threads.
+    DEPTHWISE_THREADS, DEPTHWISE_LANES, DEPTHWISE_BLOCKS, FEWEST_RUNS = 128, 32, 512, 2
     # Elementwise kernels: one thread a vector until the grid is full, then in strides of the grid.
     ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 256, 16384
     # Row by row kernels: up to a warp for each row, up to so many float32 numbers of a row in the registers of a lane.
@@ -329,3 +336,24 @@ def chunks(pixels, blocks, threads):
     wanted = min(blocks_for(CHUNK_THREADS, blocks * threads), blocks_for(pixels, SMALLEST_CHUNK))
     chunk = blocks_for(blocks_for(pixels, wanted), 16) * 16 if wanted > 1 else int(pixels)
     return blocks_for(pixels, chunk), chunk
+
+
+def depthwise_lanes(vectors):
+    """How many threads of a block are side by side on so many vectors of channels: a power of two."""
+    return min(_power_of_two(vectors), DEPTHWISE_LANES)
+
+
+def depthwise_chunks(runs, blocks, lanes):
+    """Into how many chunks, of what size, runs of pixels are cut for a depthwise gradient by filters.
+
+    Fixed by the shapes alone, so that the order of every sum is.
+
+    Parameters
+    ----------
+    runs : int
+    blocks, lanes : int
+        Blocks that share a chunk, and their threads side by side.
+    """
+    shortest = FEWEST_RUNS * DEPTHWISE_THREADS // lanes
+    chunk = blocks_for(runs, min(blocks_for(DEPTHWISE_BLOCKS, blocks), blocks_for(runs, shortest)))
+    return blocks_for(runs, chunk), chunk
