@@ -17,9 +17,9 @@ from simt.errors import SimtError
 from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cannot be had
 
 MODULES = (
-    "activation", "correlate", "correlate_filters", "correlate_first", "correlate_pool", "counting", "data", "depthwise",
-    "direct", "image", "lanes", "loss", "metric", "narrow", "normalization", "optimizer", "pad", "pool", "product",
-    "random", "rows", "slopes", "sums", "vectors",
+    "activation", "correlate", "correlate_filters", "correlate_first", "correlate_pool", "counting", "data",
+    "depthwise", "direct", "image", "lanes", "loss", "metric", "narrow", "normalization", "optimizer", "pad", "pool",
+    "product", "random", "rows", "slopes", "sums", "vectors",
 )  # fmt: skip
 
 # Functions of the table that show what a kernel, or a function that kernels share, does.
