@@ -1,4 +1,4 @@
-"""The one inner loop of all products: a tile of sums in vector registers, fed through tables of offsets.
+"""The inner loop of products: a tile of sums in vector registers, fed through tables of offsets.
 
 Every product of this package, whether correlation, gradient or dense layer, is the same sum::
 

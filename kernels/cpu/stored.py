@@ -2,7 +2,7 @@
 
 Rows and columns of A lie one step apart each, and so do the rows of C; B is a panel (see `product`).  A tile begins
 with a few additions then, instead of two loads for every row, and a step of its loop has two loads less: sums of 32
-terms, of which the products of `winograd` are made, take a seventh less time.
+terms, of which the products of `winograd` are made, take about an eighth less time.
 """
 
 from llvmlite import ir
