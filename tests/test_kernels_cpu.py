@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cpu
 from gpuconv.kernels.cpu import narrow, pointwise, sliding, winograd
+from gpuconv.kernels.cpu.dense import PLAN, PLAN_SIZE, _plan
+from gpuconv.kernels.cpu.product import lanes, panel_start, panels
 from gpuconv.kernels.cpu.threads import WORKERS
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from hypothesis import given
@@ -69,7 +71,7 @@ LARGE_CASES = {
 
 # (batch, inputs, outputs) of products that are cut in all ways: into blocks of rows, of the depth and of columns, with
 # copies of both matrices, and with a last block smaller than the others.
-LARGE_PRODUCTS = [(130, 700, 50), (3, 1030, 5), (40, 300, 408), (300, 520, 610), (700, 400, 70), (1030, 65, 17)]
+LARGE_PRODUCTS = [(130, 700, 50), (3, 1030, 5), (40, 300, 405), (300, 520, 610), (700, 400, 70), (1030, 65, 17)]
 
 
 @pytest.mark.parametrize("dtype", REAL)
@@ -84,6 +86,16 @@ def test_large_products(shape, name, dtype):
     gpuconv.set_num_threads(before)
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("width", [405, 517, 1033])
+@pytest.mark.parametrize("rows", [7, 40, 130, 1000])
+def test_tasks_of_a_product_write_columns_of_their_own(rows, width):
+    plan = _plan(rows, 400, width, 400, 1, False, np.dtype(np.float32))
+    numbers = plan.tables[:PLAN_SIZE].view(PLAN)[0]
+    whole = 2 * lanes(np.float32)
+    for first in range(numbers["group"], panels(width, np.float32), numbers["group"]):
+        assert panel_start.py_func(first, width, whole // 2) == first * whole
 
 
 def test_every_kernel_has_its_checks():

@@ -127,6 +127,9 @@ def _plan(rows, depth, width, row_step, column_step, turned, dtype):
     else:
         n["row_blocks"] = -(-tiles // MOST_TILES)
         n["group"] = -(-count // min(-(-FEWEST_TASKS // n["row_blocks"]), count))
+    # The last panel may overlap the one before, which must not be another task's: each applies the activation.
+    while n["group"] < count and (count - 1) % n["group"] == 0:
+        n["group"] += 1
     n["row_block"] = -(-tiles // n["row_blocks"]) * WIDE_ROWS
     n["row_blocks"] = -(-rows // n["row_block"])
     n["depth_block"], n["copy_width"] = -(-depth // blocks), -(-WIDE_ROWS // wide) * wide
