@@ -51,6 +51,7 @@ SHOWN_BY = {
     "store_largest": ["correlate2d_max_pool2d"],
     "larger_pixel": ["correlate2d_max_pool2d"],
     "store_filters": ["correlate2d", "correlate2d_max_pool2d"],
+    "store_numbers": ["correlate2d_max_pool2d"],
     "sum_pixels_kernel": ["correlate_image"],
     "continued": ["correlate_image"],
     "window_kernel": ["zero_pad2d", "crop2d"],
