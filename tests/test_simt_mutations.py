@@ -18,8 +18,8 @@ from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cann
 
 MODULES = (
     "activation", "correlate", "correlate_filters", "correlate_first", "correlate_pool", "counting", "data", "direct",
-    "image", "lanes", "loss", "metric", "normalization", "optimizer", "pad", "pool", "product", "random", "rows", "sums",
-    "vectors",
+    "image", "lanes", "loss", "metric", "normalization", "optimizer", "pad", "pool", "product", "random", "rows",
+    "sums", "vectors",
 )  # fmt: skip
 
 # Functions of the table that show what a kernel, or a function that kernels share, does.
