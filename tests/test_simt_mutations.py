@@ -97,7 +97,6 @@ EQUIVALENT = {
     ("correlation_product", "tiles_left > 1"): FASTER,
     ("cells_inside", "first_row + a < p.kernel_height"): "patches past the last row meet filters of zero",
     ("seen_from", "moved >= 0"): "to an unsigned division a negative number is a large one",
-    ("_prepare", "activation != LINEAR"): "the slope of a linear layer is 1",
     ("largest_column", "column < columns"): "numbers past a row's end repeat the best one, which none of them precedes",
     **{
         (kernel, "covered > chunk"): "only saves reads: the numbers are those that were there"
