@@ -9,6 +9,7 @@
 - The tests of `test_kernels_cuda.py` need a GPU, and are collected where one answers.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -30,6 +31,10 @@ REPORT = os.environ.get("GPUCONV_SIMULATOR_REPORT")
 
 settings.register_profile("gpuconv", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("gpuconv")
+
+# Numba makes and keeps millions of objects for a kernel: as often as Python looks for garbage by default, it spends a
+# third of the time of compiling on it.
+gc.set_threshold(100_000, 20, 100)
 
 # Programs that need other libraries to record what those compute.
 collect_ignore_glob = ["golden/record_*.py"]

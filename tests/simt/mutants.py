@@ -8,15 +8,13 @@ import copy
 import functools
 import importlib.util
 import inspect
+import pkgutil
 import sys
 
 from gpuconv.kernels import cuda as device
 from gpuconv.kernels.cuda.toolkit import cuda
 
 from .launch import Gpu
-
-# Modules of the device that copies of it share.
-SHARED = ("toolkit", "tiles", "memory")
 
 # The register that switches comparisons off, and what it holds for the first of them: no grid here is so large.
 SWITCH, FIRST = "%nctaid.z", 40_000
@@ -115,11 +113,11 @@ def switchable(module):
     """
     name = f"{device.__name__}_{module}"
     copy_of_device = _module(name, device.__file__, device.__path__)
-    # What has state, and what tests replace, is one for all copies.
-    for shared in SHARED:
-        original = importlib.import_module(f"{device.__name__}.{shared}")
-        sys.modules[f"{name}.{shared}"] = original
-        setattr(copy_of_device, shared, original)
+    # What does not use the module is shared: what has state, what tests replace, and kernels that are compiled already.
+    for other in _modules_without(module):
+        original = importlib.import_module(f"{device.__name__}.{other}")
+        sys.modules[f"{name}.{other}"] = original
+        setattr(copy_of_device, other, original)
     tree = ast.parse(_source(module))
     numbers = {id(comparison): number for number, (_, comparison) in enumerate(_comparisons(tree))}
     source = ast.fix_missing_locations(_Switch(numbers).visit(tree))
@@ -136,6 +134,26 @@ def _module(name, file, folders=None):
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=folders)
     sys.modules[name] = importlib.util.module_from_spec(spec)
     return sys.modules[name]
+
+
+def _modules_without(module):
+    """Names of the device's modules that import a module neither themselves nor by others."""
+    names = {info.name for info in pkgutil.iter_modules(device.__path__)}
+    imported = {name: _imported(name) & names for name in names}
+    using, found = set(), {module}
+    while found:
+        using |= found
+        found = {name for name in names if imported[name] & found} - using
+    return names - using
+
+
+def _imported(module):
+    """Names that a module imports from its own package, and modules there that it imports names from."""
+    names = set()
+    for node in ast.walk(ast.parse(_source(module))):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            names |= {node.module} if node.module else {alias.name for alias in node.names}
+    return names
 
 
 def _source(module):
