@@ -154,7 +154,7 @@ def calls(name):
             cases.append((special, (-np.inf,) * 3))
     if name == "correlate2d_gradient_filters":
         # NaN beside the last pixels of a line, where no window begins.
-        geometry = correlation_geometry((1, 3, 7, 4), 3, 4, groups=4)
+        geometry = correlation_geometry((1, 3, 7, 32), 3, 32, groups=32)
         cases.append(({**special, "geometry": geometry}, (np.nan,) * 8))
     if name == "max_pool2d":
         # Windows of several NaN, and padded ones of nothing but infinities.
