@@ -7,7 +7,7 @@ problem that crosses its edges, and what a profiler would count is looked at.
 import numpy as np
 import pytest
 from gpuconv.kernels import formulas
-from gpuconv.kernels.cuda import tiles
+from gpuconv.kernels.cuda import product, tiles
 from gpuconv.kernels.geometry import correlation_geometry
 from kernel_checks import CHECKS, Data
 from simt import Counters, Gpu
@@ -38,6 +38,31 @@ def test_all_tiles_give_the_same_bits(monkeypatch):
     for other in others:
         assert run(monkeypatch, other, QUADS, ASYNCHRONOUS).tobytes() == expected.tobytes()
     assert run(monkeypatch, tile, QUADS, STAGED).tobytes() == expected.tobytes()
+
+
+SINGLY = [(tile, 1, width) for tile in tiles.SCALAR_TILES for width in (1, 4)]
+QUADS_OF_PATCHES = [(tile, 4, width) for tile in tiles.REGISTER_TILES for width in (1, 4)]
+ON_TENSOR_CORES = [(tile, 4, 4) for tile in (*tiles.THREE_PRODUCT_TILES, *tiles.FRAGMENT_TILES)]
+
+
+@pytest.mark.parametrize(("tile", "patch_width", "filter_width"), [*SINGLY, *QUADS_OF_PATCHES, *ON_TENSOR_CORES])
+def test_threads_fetch_all_of_a_tiles_strips(tile, patch_width, filter_width):
+    t = product.layout_of(tile, patch_width, filter_width, whole=False)
+    assert t.patch_fetches * t.pixel_step == tile.rows
+    assert t.patch_lanes * t.patch_width == tile.depth
+    assert t.filter_fetches * t.entry_step == tile.depth
+    assert t.filter_lanes * t.filter_width == tile.columns
+
+
+@pytest.mark.parametrize("tile", tiles.SCALAR_TILES, ids=lambda tile: f"{tile.rows}x{tile.columns}")
+def test_channels_one_by_one_and_filters_four_at_a_time(monkeypatch, tile):
+    monkeypatch.setattr(tiles, "SCALAR_TILES", (tile,))
+    counters = Counters()
+    with Gpu(ASYNCHRONOUS, counters=counters).installed() as gpu:
+        case = {"geometry": correlation_geometry((2, 9, 11, 3), 3, 4, 1, "same", (2, 3)), "activation": formulas.RELU}
+        CHECKS["correlate2d"](device, Data(3, np.float32), **case)
+    assert gpu.launched[0][2] == (tile.threads,)
+    assert counters.bank_conflicts() == 0
 
 
 @pytest.mark.parametrize("tile", tiles.REGISTER_TILES, ids=lambda tile: f"{tile.rows}x{tile.columns}")

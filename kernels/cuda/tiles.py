@@ -132,7 +132,7 @@ else:
         RegisterTile(128, 32, 8, 4, 8, 8, 8, 4, 4),
     )
     # For channels that are fetched one by one: more threads to a tile, each with fewer of its addresses to keep.
-    SCALAR_TILES = (RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3), RegisterTile(128, 32, 8, 4, 4, 8, 8, 4, 3))
+    SCALAR_TILES = (RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3), RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3))
     # For tensor cores, by warps of 64 x 32 and of 64 x 64 sums; of 32 x 32 where a larger tile would have few warps.
     THREE_PRODUCT_TILES = (
         RegisterTile(128, 64, 16, 3, 8, 8, 8, 4, 2),
