@@ -465,13 +465,13 @@ class Sequential:
             device.gather(samples, order, start, states.x_rows)
             outputs[states.batch] = self._forward(states.x, states, training=False)
 
-        output = self.device.empty((len(x), *self._output), self.dtype)
+        output = np.empty((len(x), *self._output), self.dtype)
         start = 0
         for _ in self._steps(step, len(x), batch_size, self._prediction_repeatable, at_once=1):
             size = min(batch_size, len(x) - start)
-            self.device.copy(outputs[size], output[start : start + size])
+            output[start : start + size] = self.device.to_host(outputs[size])
             start += size
-        return self.device.to_host(output)
+        return output
 
     def __call__(self, x, training=False):
         """The model's output for one batch, as a NumPy array; `training` switches dropout on."""

@@ -367,6 +367,7 @@ def run_of_many_layers(flatten, optimizer, seed=3):
     model.add(layers.ZeroPadding2D(1))
     model.add(layers.DepthwiseConv2D(3, activation="gelu"))
     model.add(layers.AveragePooling2D())
+    model.add(layers.Dropout(0.2))
     model.add(flatten())
     model.add(layers.Dense(CLASSES, activation="softmax"))
     optimizer = optimizer()
@@ -375,6 +376,8 @@ def run_of_many_layers(flatten, optimizer, seed=3):
     histories = [
         model.fit(x, labels, batch_size=4, epochs=3, verbose=0, validation_split=0.1).history,
         model.fit(x[:8], labels[:8], batch_size=4, verbose=0).history,
+        model.evaluate(x, labels, batch_size=7, verbose=0),
+        model.predict(x, batch_size=4, verbose=0).tolist(),
     ]
     return model.get_weights(), histories, optimizer.iterations
 
@@ -389,13 +392,15 @@ def run_of_many_layers(flatten, optimizer, seed=3):
     ids=["SGD", "Adam", "RMSprop"],
 )
 def test_repeated_steps_are_those_taken_in_python(optimizer, monkeypatch):
+    monkeypatch.setenv("GPUCONV_DEVICE", "cpu")
     made = []
     repetition = cpu.repetition
     monkeypatch.setattr(cpu, "repetition", lambda calls: made.append(calls) or repetition(calls))
     weights, histories, steps = run_of_many_layers(layers.Flatten, optimizer)
-    assert len(made) == 3  # once an epoch, but for the last run's two steps
+    # Once an epoch, but for the last run's two steps; then evaluation and prediction.
+    assert len(made) == 5
     again, others, as_many = run_of_many_layers(UnknownFlatten, optimizer)
-    assert len(made) == 3
+    assert len(made) == 5
     assert_same_weights(weights, again)
     assert others == histories
     assert as_many == steps == 3 * 7 + 2
@@ -982,6 +987,7 @@ def test_a_network_of_every_layer_learns():
 
 
 def test_steps_after_the_first_make_no_arrays(monkeypatch):
+    monkeypatch.setenv("GPUCONV_DEVICE", "cpu")
     made, at_step = [], []
     for name in ("empty", "zeros", "from_host", "to_host"):
         call = getattr(cpu, name)
@@ -1039,7 +1045,8 @@ class NumpyLoss(losses.Loss):
         gradient[:] = scale * 2 / predictions.shape[1] * (predictions - targets)
 
 
-def test_losses_of_others_are_called_every_step():
+def test_losses_of_others_are_called_every_step(monkeypatch):
+    monkeypatch.setenv("GPUCONV_DEVICE", "cpu")
     x, y = np.random.RandomState(0).uniform(-1, 1, (2, 24, 3)).astype(np.float32)
     histories = []
     for loss in ("mse", NumpyLoss()):
