@@ -9,6 +9,7 @@ kernels are called as they were recorded in the first (`recording`), and so are 
 
 import contextlib
 import functools
+import gc
 import itertools
 import sys
 import time
@@ -862,7 +863,14 @@ def warmup(model, batch_size=32):
     if not isinstance(model, Sequential):
         raise TypeError(f"model: expected a Sequential, received {model!r}")
     model._require_built("warmup")
-    model._rehearse(checks.integer("batch_size", batch_size, 1))
+    batch_size = checks.integer("batch_size", batch_size, 1)
+    # To compile is to make millions of objects that stay: looking for garbage among them takes a quarter of the time.
+    thresholds = gc.get_threshold()
+    gc.set_threshold(100_000, 20, 100)
+    try:
+        model._rehearse(batch_size)
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def _is_repeatable(part):

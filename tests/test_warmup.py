@@ -1,5 +1,7 @@
 """`gpuconv.warmup`: what it compiles, and that it changes nothing."""
 
+import gc
+
 import numpy as np
 import pytest
 from gpuconv.kernels import cpu
@@ -93,9 +95,11 @@ def test_after_a_failure_the_model_is_what_it_was(monkeypatch):
     model = network()
     model.fit(X, LABELS, verbose=0)
     before = [weight.tobytes() for weight in model.get_weights()]
+    collecting = gc.get_threshold()
     monkeypatch.setattr(model, "_evaluate", lambda data, batch: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         gpuconv.warmup(model)
+    assert gc.get_threshold() == collecting
     assert [weight.tobytes() for weight in model.get_weights()] == before
     assert model.optimizer.iterations == 1
 
