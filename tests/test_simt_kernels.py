@@ -5,15 +5,18 @@ on the way: bounds, alignment, reads of what nothing wrote, races, barriers.  `t
 """
 
 import re
+import sys
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from cuda_cases import CASES
-from gpuconv.kernels import TABLE, formulas
+from gpuconv.kernels import TABLE, formulas, precision
+from gpuconv.kernels.cuda.repetition import graphs
 from gpuconv.kernels.cuda.toolkit import cuda
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
+from gpuconv.kernels.repetition import Counter
 from kernel_checks import (
     CHECKS,
     MEMORY,
@@ -80,6 +83,35 @@ def test_memory():
 def test_repetition():
     with Gpu().installed():
         check_repetition(device)
+
+
+def test_a_graph_is_kept_for_calls_with_the_same_arguments(monkeypatch):
+    # The table has room for two repetitions.
+    monkeypatch.setattr(sys.modules["gpuconv.kernels.cuda.repetition"], "ROWS", 2)
+    rows, order = np.arange(36, dtype=np.float32).reshape(12, 3), np.random.default_rng(0).permutation(12)
+    with Gpu().installed() as gpu:
+        source, order_there = device.from_host(rows), device.from_host(order.astype(np.int32))
+        batch, other = (device.empty((2, 3), np.float32) for _ in range(2))
+
+        def gathered(start, times, target):
+            device.gather(source, order_there, start, target)
+            device.repetition([(device.gather, (source, order_there, Counter(start, 2), target))])(times)
+            expected = rows[order[start + 2 * times :][:2]]
+            np.testing.assert_array_equal(device.to_host(target), expected)
+            return len(graphs)
+
+        assert gathered(0, 5, batch) == 1
+        # From another place on it is the same graph.
+        assert gathered(1, 2, batch) == 1
+        assert gathered(0, 1, other) == 2
+        precision.set_precision("tf32")
+        assert gathered(0, 1, other) == 3
+        precision.set_precision("float32")
+        assert gathered(0, 1, other) == 3
+    # Each repetition advances the table, and gathers.
+    names = [name for name, _, _ in gpu.launched]
+    assert names.count("_advance") == 10
+    assert names.count("gather_kernel") == 15
 
 
 class Settings(NamedTuple):
