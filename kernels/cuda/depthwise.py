@@ -294,7 +294,7 @@ def _filters_kernel(t, lanes, rows, activation):
     apart = threads * width + across % tiles.WARP
     count, numbers = (cells + 1) * width, (cells + 1) * apart
 
-    @cuda.jit(cache=True, **toolkit.bounds(threads, 4))
+    @cuda.jit(cache=True, **toolkit.bounds(threads, 3))
     def depthwise_gradient_filters(x, dy, y, p, alpha, chunk, chunk_sums, chunk_bias):
         shared = cuda.shared.array(numbers, np.float32, alignment=ALIGNMENT)
         # The gradients of a thread's cells, and then that of the bias.
