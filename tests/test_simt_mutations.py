@@ -9,6 +9,7 @@ import functools
 import numpy as np
 import pytest
 from cuda_cases import CASES
+from gpuconv.kernels import formulas
 from gpuconv.kernels.cuda import tiles
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from kernel_checks import CHECKS, NAN_ONLY, NOT_PROPAGATING, UNPADDED, Data, check_repetition
@@ -105,6 +106,7 @@ EQUIVALENT = {
     ("correlation_product", "tiles_left > 1"): FASTER,
     ("cells_inside", "first_row + a < p.kernel_height"): "patches past the last row meet filters of zero",
     ("seen_from", "moved >= 0"): "to an unsigned division a negative number is a large one",
+    ("unpool_kernel", "activation != LINEAR"): "the slope of a linear layer is 1",
     ("narrow_gradient", "f < p.filters"): FASTER,
     ("dz_if", "activation != 0"): "the slope of a linear layer is 1",
     ("dz4_if", "activation != 0"): "the slope of a linear layer is 1",
@@ -147,6 +149,9 @@ def calls(name):
             "correlate2d_max_pool2d": [0, -1],
         }
         cases = [cases[number] for number in shown.get(name, [0])]
+    if name == "correlate2d_gradient_input":
+        # More outputs than weights.
+        cases.append(({"geometry": correlation_geometry((2, 6, 5, 9), 1, 5), "activation": formulas.RELU}, ()))
     special = {**CASES[name][0], **(UNPADDED if name.startswith("correlate2d") and "gradient" in name else {})}
     if name not in NOT_PROPAGATING:
         cases.append((special, (np.nan,) * 8))
