@@ -138,7 +138,7 @@ def median(replay):
 
 
 def attempt(add, work, library, measure, **more):
-    """Add a row, or say why there is none."""
+    """Add a row, or say why there is none; `measure` is called at once, so that it may use what a loop changes."""
     try:
         add(work, library, measure(), **more)
     except Exception as error:  # the benchmark goes on without this figure

@@ -26,11 +26,13 @@ def repetition(calls):
     if not toolkit.captures():
         return plain.repetition(calls)
     counters = [argument for _, arguments in calls for argument in arguments if isinstance(argument, Counter)]
-    made = 1
+    made, graph = 1, None
 
     def repeat(times):
-        nonlocal made
-        launch, table = _graph(calls, len(counters))
+        nonlocal made, graph
+        # Looked for once, which takes as long as many launches; the scratch memory that it uses is kept until the end.
+        graph = graph or (*_graph(calls, len(counters)), toolkit.workspaces())
+        launch, table, _ = graph
         while times:
             some = min(times, ROWS)
             if counters:
