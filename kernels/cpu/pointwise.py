@@ -29,13 +29,13 @@ from ..formulas import LINEAR, RELU
 from .compiling import INNER
 from .epilogue import finish, multiply_by_slope
 from .fetching import fetch_to_read, fetch_to_write
-from .prepared import prepared
+from .prepared import both_directions
 from .product import lanes, pack_panel, panel_start, panels
 from .simd import NARROW_ROWS, WIDE_ROWS, lanes_of
 from .stored import MOST_ROWS, PANEL_VECTORS, stored_narrow_tile, stored_wide_tile
 from .threads import WORKERS, share
 from .views import part
-from .workspace import LINE_BYTES, workspace, zeros
+from .workspace import LINE_BYTES
 
 # Bytes of A and C of a block, for half of the first-level cache; multiply-adds and fewest blocks of a task.
 BLOCK_BYTES, TASK_WORK, TASK_BLOCKS = 1 << 14, 1 << 19, 4
@@ -60,27 +60,6 @@ def usable(geometry):
         and (g.pad_top, g.pad_bottom, g.pad_left, g.pad_right) == (0, 0, 0, 0)
         and g.batch * g.height * g.width >= MOST_ROWS
     )
-
-
-@prepared
-def correlate2d(x, filters, bias, geometry, activation, alpha, y):
-    """Forward."""
-    return _arguments(x, x, LINEAR, 0.0, filters, bias, geometry, activation, alpha, y, False)
-
-
-@prepared
-def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
-    """Gradient by input."""
-    none = zeros(dx.dtype, geometry.channels)
-    return _arguments(dy, y, activation, alpha, filters, none, geometry, LINEAR, 0.0, dx, True)
-
-
-def _arguments(source, values, slope, slope_alpha, filters, bias, geometry, activation, alpha, target, turned):
-    numbers, scratch_size = _plan(geometry, target.dtype, turned)
-    return _multiply, (
-        source, values, slope, slope_alpha, filters, bias, activation, alpha, target, numbers,
-        workspace(scratch_size, target.dtype),
-    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=256)
@@ -120,6 +99,9 @@ def _multiply(source, values, slope, slope_alpha, filters, bias, activation, alp
         plan.tasks,
         plan.work,
     )  # fmt: skip
+
+
+correlate2d, correlate2d_gradient_input = both_directions(_multiply, _plan)
 
 
 @njit(**INNER)

@@ -40,11 +40,11 @@ from .builders import keep_loop, multiply_add, spread
 from .compiling import INNER
 from .epilogue import finish, multiply_by_slope
 from .fetching import emit_fetch
-from .prepared import prepared
+from .prepared import both_directions
 from .product import lanes
 from .simd import REGISTER_BYTES, lanes_of, vectors_of
 from .threads import WORKERS, share
-from .workspace import LINE_BYTES, workspace, zeros
+from .workspace import LINE_BYTES
 
 # Cells of a filter's line.
 TAPS = 3
@@ -75,27 +75,6 @@ def usable(geometry, dtype):
     if not g.groups == g.channels == g.out_channels >= lanes(dtype):
         return False
     return (g.kernel_width, g.dilation_width, g.stride_height, g.stride_width) == (TAPS, 1, 1, 1)
-
-
-@prepared
-def correlate2d(x, filters, bias, geometry, activation, alpha, y):
-    """Forward."""
-    return _arguments(x, x, LINEAR, 0.0, filters, bias, geometry, activation, alpha, y, False)
-
-
-@prepared
-def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
-    """Gradient by input."""
-    none = zeros(dx.dtype, geometry.channels)
-    return _arguments(dy, y, activation, alpha, filters, none, geometry, LINEAR, 0.0, dx, True)
-
-
-def _arguments(source, values, slope, slope_alpha, filters, bias, geometry, activation, alpha, target, backward):
-    numbers, scratch_size = _plan(geometry, target.dtype, backward)
-    return _slide, (
-        source, values, slope, slope_alpha, filters, bias, activation, alpha, target, numbers,
-        workspace(scratch_size, target.dtype),
-    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=256)
@@ -219,6 +198,9 @@ def _slide(source, values, slope, slope_alpha, filters, bias, activation, alpha,
         plan.tasks,
         plan.work,
     )  # fmt: skip
+
+
+correlate2d, correlate2d_gradient_input = both_directions(_slide, _plan)
 
 
 @njit(**INNER)
