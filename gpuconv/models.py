@@ -460,19 +460,16 @@ class Sequential:
         self._bind()
         samples = self.device.from_host(x.reshape(len(x), -1))
         order = self.device.from_host(np.arange(len(x), dtype=np.int32))
-        outputs = {}
+        outputs = self.device.empty((len(x), int(np.prod(self._output))), self.dtype)
 
         def step(device, states, start, place):
             device.gather(samples, order, start, states.x_rows)
-            outputs[states.batch] = self._forward(states.x, states, training=False)
+            output = self._forward(states.x, states, training=False)
+            device.put(output.reshape(states.batch, -1), start, outputs)
 
-        output = np.empty((len(x), *self._output), self.dtype)
-        start = 0
-        for _ in self._steps(step, len(x), batch_size, self._prediction_repeatable, at_once=1):
-            size = min(batch_size, len(x) - start)
-            output[start : start + size] = self.device.to_host(outputs[size])
-            start += size
-        return output
+        for _ in self._steps(step, len(x), batch_size, self._prediction_repeatable):
+            pass
+        return self.device.to_host(outputs).reshape(len(x), *self._output)
 
     def __call__(self, x, training=False):
         """The model's output for one batch, as a NumPy array; `training` switches dropout on."""
@@ -572,7 +569,7 @@ class Sequential:
     def _prediction_repeatable(self):
         return all(map(_is_repeatable, self.layers))
 
-    def _steps(self, step, count, batch_size, repeatable, training=False, at_once=None):
+    def _steps(self, step, count, batch_size, repeatable, training=False):
         """Make one pass over `count` samples, in batches; yields after some of them how many they were.
 
         Parameters
@@ -584,12 +581,10 @@ class Sequential:
         repeatable : bool
             Whether batches of one size make the same calls, so that those of the first can be repeated.
         training : bool, default False
-        at_once : int, optional
-            Batches between two yields at most.  Default: as many as take a moment.
         """
         place = 0
         if repeatable and count // batch_size >= _FEWEST_REPEATED:
-            for some in self._repeat(step, count // batch_size, batch_size, training, at_once):
+            for some in self._repeat(step, count // batch_size, batch_size, training):
                 place += some
                 yield some
         for start in range(place * batch_size, count, batch_size):
@@ -598,7 +593,7 @@ class Sequential:
             place += 1
             yield 1
 
-    def _repeat(self, step, steps, batch_size, training, at_once):
+    def _repeat(self, step, steps, batch_size, training):
         """Batches of one size, of which the first is recorded and then repeated."""
         states = self._states(batch_size, training)
         with recording(self.device, self.layers) as recorder:
@@ -617,7 +612,7 @@ class Sequential:
             left -= some
             # Compiled code neither moves the progress bar nor hears Ctrl-C.
             seconds = max(time.perf_counter() - started, 1e-9)
-            some = min(max(int(some * _REPEATING_SECONDS / seconds), 1), left, at_once or left)
+            some = min(max(int(some * _REPEATING_SECONDS / seconds), 1), left)
 
     def _epoch(self, data, order, batch_size):
         """A data set on the device, the order of its samples, and room for what each batch adds up to."""

@@ -88,8 +88,9 @@ TABLE = {
     "adam": "gradients learning_rate beta_1 beta_2 epsilon step weight_decay parameters mean mean_square",
     "rmsprop": "gradients learning_rate rho momentum epsilon centered weight_decay "
     "parameters mean mean_square velocity",
-    # data: rows of the data set by number, and sums that stay on the device
+    # data: rows of the data set by number, rows of outputs in their place, and sums that stay on the device
     "gather": "source order start batch",
+    "put": "batch start rows",
     "sum_into": "values place totals",
     # memory
     "empty": "shape dtype",

@@ -429,6 +429,13 @@ def _gather(make):
     }
 
 
+def _put(make):
+    return {
+        "floats": (make.normal(4, 5), 3, make.output(13, 5)),
+        "vectors": (make.normal(4, 8), 3, make.output(13, 8)),
+    }
+
+
 def _sum_into(make):
     return {
         "several blocks": (make.normal(17_003), 2, make.output(4)),
@@ -479,6 +486,7 @@ _BUILDERS = {
     "adam": _adam,
     "rmsprop": _rmsprop,
     "gather": _gather,
+    "put": _put,
     "sum_into": _sum_into,
 }
 

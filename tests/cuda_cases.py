@@ -7,6 +7,7 @@ import numpy as np
 from cuda_arguments import _CORRELATIONS, _LAYERS, _POOLS
 from gpuconv.kernels import formulas
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
+from support import cases_of
 
 # The same variants that are compiled for `test_cuda_ptx`, and a problem of several blocks each way.
 CORRELATIONS = [{"geometry": geometry, "activation": activation} for geometry, activation in _CORRELATIONS.values()]
@@ -51,8 +52,18 @@ MORE_MATRICES = [*MATRICES, *({"shape": shape} for shape in ((3, 41), (5, 20), (
 COLUMNS = [{"shape": shape} for shape in ((37, 5), (291, 36), (260, 5))]
 SIZES = [{"size": 303}, {"size": 3}]
 CASES = {
-    "correlate2d": CORRELATIONS,
-    "correlate2d_gradient_input": CORRELATIONS,
+    **cases_of(
+        correlations=CORRELATIONS,
+        pooled_correlations=POOLED_CORRELATIONS,
+        poolings=POOLINGS,
+        paddings=PADDINGS,
+        activations=ACTIVATIONS,
+        relus=RELUS,
+        denses=DENSES,
+        columns=COLUMNS,
+        matrices=MATRICES,
+    ),
+    **dict.fromkeys(("softmax", "sparse_softmax_cross_entropy", "sparse_accuracy"), MORE_MATRICES),
     # The geometries that matter to it, for few kernels, which take long to compile.  Then several blocks of entries and
     # pixels enough for several chunks; channels and filters four at a time; a thread for each weight, several chunks.
     "correlate2d_gradient_filters": [
@@ -65,43 +76,12 @@ CASES = {
         {"geometry": MANY_CHANNELS, "activation": formulas.LINEAR},
         {"geometry": correlation_geometry((1, 13, 11, 2), 3, 4, padding="same", groups=2), "activation": formulas.RELU},
     ],
-    "correlate2d_max_pool2d": POOLED_CORRELATIONS,
-    "correlate2d_max_pool2d_gradient_input": POOLED_CORRELATIONS,
-    "correlate2d_max_pool2d_gradient_filters": POOLED_CORRELATIONS,
     "correlate_image": [
         {"shape": (12, 24), "kernel_size": (2, 3), "beyond": (2, 3)},
         {"shape": (5, 18), "kernel_size": (3, 4), "beyond": (2, 1)},
         {"shape": (1, 3), "kernel_size": (3, 5), "beyond": (0, 0)},
     ],
-    "max_pool2d": POOLINGS,
-    "max_pool2d_gradient": POOLINGS,
-    "average_pool2d": POOLINGS,
-    "average_pool2d_gradient": POOLINGS,
-    "zero_pad2d": PADDINGS,
-    "crop2d": PADDINGS,
-    "activate": ACTIVATIONS,
-    "activate_gradient": ACTIVATIONS,
-    "relu": RELUS,
-    "relu_gradient": RELUS,
-    "softmax": MORE_MATRICES,
-    "softmax_gradient": MATRICES,
-    "dense": DENSES,
-    "dense_gradient_input": DENSES,
-    "dense_gradient_kernel": DENSES,
-    "batch_moments": COLUMNS,
-    "normalize": COLUMNS,
-    "batch_normalization_gradient": COLUMNS,
     "moving_average": [{**size, "momentum": 0.999} for size in SIZES],
-    "softmax_cross_entropy": MATRICES,
-    "sparse_softmax_cross_entropy": MORE_MATRICES,
-    "cross_entropy": MATRICES,
-    "sparse_cross_entropy": MATRICES,
-    "mean_squared_error": MATRICES,
-    "binary_cross_entropy": MATRICES,
-    "sigmoid_binary_cross_entropy": MATRICES,
-    "sparse_accuracy": MORE_MATRICES,
-    "categorical_accuracy": MATRICES,
-    "binary_accuracy": MATRICES,
     "dropout": [
         {"shape": (1037,), "rate": 0.3, "seed": 2**63 + 5, "stream": 2, "step": 2**32 - 1},
         {"shape": (3, 5), "rate": 0.0, "seed": 0, "stream": 0, "step": 0},
@@ -127,6 +107,11 @@ CASES = {
         {"source_rows": 5, "features": 1, "start": 0, "rows": 5, "kind": np.int32},
         {"source_rows": 5, "features": 12, "start": 1, "rows": 3},
         {"source_rows": 5, "features": 16, "start": 1, "rows": 3, "kind": np.uint8},
+    ],
+    "put": [
+        {"total": 12, "features": 37, "start": 3, "rows": 8},
+        {"total": 5, "features": 12, "start": 2, "rows": 3},
+        {"total": 5, "features": 1, "start": 0, "rows": 5, "kind": np.int32},
     ],
     "sum_into": [{"size": 303, "place": 1}, {"size": 5, "place": 0}, {"size": 20_003, "place": 1}],
 }

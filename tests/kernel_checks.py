@@ -787,6 +787,15 @@ def check_gather(device, data, source_rows, features, start, rows, kind=None):
 
 
 @check
+def check_put(device, data, total, features, start, rows, kind=None):
+    kind = kind or data.dtype
+    batch, target = (data.numbers((count, features), -100, 100).astype(kind) for count in (rows, total))
+    outputs = run(device, "put", {"batch": batch, "start": start}, {"rows": target})
+    np.testing.assert_array_equal(outputs[0], reference.put(batch, start, target))
+    return outputs
+
+
+@check
 def check_sum_into(device, data, size, place):
     values, totals = data.signal(size), data.numbers(place + 2)
     outputs = run(device, "sum_into", {"values": values, "place": place}, {"totals": totals})

@@ -543,6 +543,14 @@ def gather(source, order, start, rows):
     return np.asarray(source)[np.asarray(order)[start : start + rows]].copy()
 
 
+def put(batch, start, rows):
+    """In the dtype of the batch."""
+    rows = np.asarray(rows).copy()
+    for number, row in enumerate(batch):
+        rows[start + number] = row
+    return rows
+
+
 def sum_into(values, place, totals):
     totals = double(totals).copy()
     totals[place] = double(values).sum()

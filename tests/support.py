@@ -155,56 +155,68 @@ def _relu(draw):
 
 @st.composite
 def _gather(draw):
-    source_rows = draw(st.integers(1, 80))
-    start = draw(st.integers(0, source_rows - 1))
+    return _rows(draw, "source_rows")
+
+
+@st.composite
+def _put(draw):
+    return _rows(draw, "total")
+
+
+def _rows(draw, name):
+    """A batch of rows among all rows, whose number is called `name`."""
+    count = draw(st.integers(1, 80))
+    start = draw(st.integers(0, count - 1))
     return {
-        "source_rows": source_rows,
+        name: count,
         "features": draw(st.integers(1, 40)),
         "start": start,
-        "rows": draw(st.integers(1, source_rows - start)),
+        "rows": draw(st.integers(1, count - start)),
         "kind": draw(st.sampled_from([None, np.int32])),
     }
 
 
+# Functions of the table whose checks in `kernel_checks` take the same cases.
+ALIKE = {
+    "correlations": ["correlate2d", "correlate2d_gradient_input", "correlate2d_gradient_filters"],
+    "pooled_correlations": [
+        "correlate2d_max_pool2d", "correlate2d_max_pool2d_gradient_input", "correlate2d_max_pool2d_gradient_filters",
+    ],
+    "poolings": ["max_pool2d", "max_pool2d_gradient", "average_pool2d", "average_pool2d_gradient"],
+    "paddings": ["zero_pad2d", "crop2d"],
+    "activations": ["activate", "activate_gradient"],
+    "relus": ["relu", "relu_gradient"],
+    "denses": ["dense", "dense_gradient_input", "dense_gradient_kernel"],
+    "columns": ["batch_moments", "normalize", "batch_normalization_gradient"],
+    "matrices": [
+        "softmax", "softmax_gradient", "softmax_cross_entropy", "sparse_softmax_cross_entropy", "cross_entropy",
+        "sparse_cross_entropy", "mean_squared_error", "binary_cross_entropy", "sigmoid_binary_cross_entropy",
+        "sparse_accuracy", "categorical_accuracy", "binary_accuracy",
+    ],
+}  # fmt: skip
+
+
+def cases_of(**kinds):
+    """The cases of each function in `ALIKE`, from those of its kind."""
+    return {name: cases for kind, cases in kinds.items() for name in ALIKE[kind]}
+
+
 # For every numerical kernel the keyword arguments that its check in `kernel_checks` may be called with.
 CASES = {
-    "correlate2d": _correlation,
-    "correlate2d_gradient_input": _correlation,
-    "correlate2d_gradient_filters": _correlation,
-    "correlate2d_max_pool2d": _pooled_correlation,
-    "correlate2d_max_pool2d_gradient_input": _pooled_correlation,
-    "correlate2d_max_pool2d_gradient_filters": _pooled_correlation,
+    **cases_of(
+        correlations=_correlation,
+        pooled_correlations=_pooled_correlation,
+        poolings=_pooling,
+        paddings=_padding,
+        activations=_activation,
+        relus=_relu(),
+        denses=_dense,
+        # Sums over rows are taken in blocks of rows.
+        columns=_arguments(shape=matrices((600, 70))),
+        matrices=_matrix,
+    ),
     "correlate_image": _image,
-    "max_pool2d": _pooling,
-    "max_pool2d_gradient": _pooling,
-    "average_pool2d": _pooling,
-    "average_pool2d_gradient": _pooling,
-    "zero_pad2d": _padding,
-    "crop2d": _padding,
-    "activate": _activation,
-    "activate_gradient": _activation,
-    "relu": _relu(),
-    "relu_gradient": _relu(),
-    "softmax": _matrix,
-    "softmax_gradient": _matrix,
-    "dense": _dense,
-    "dense_gradient_input": _dense,
-    "dense_gradient_kernel": _dense,
-    # Sums over rows are taken in blocks of rows.
-    "batch_moments": _arguments(shape=matrices((600, 70))),
-    "normalize": _matrix,
-    "batch_normalization_gradient": _arguments(shape=matrices((600, 70))),
     "moving_average": _arguments(size=st.integers(1, 70), momentum=st.sampled_from([0.0, 0.9, 0.99, 0.999])),
-    "softmax_cross_entropy": _matrix,
-    "sparse_softmax_cross_entropy": _matrix,
-    "cross_entropy": _matrix,
-    "sparse_cross_entropy": _matrix,
-    "mean_squared_error": _matrix,
-    "binary_cross_entropy": _matrix,
-    "sigmoid_binary_cross_entropy": _matrix,
-    "sparse_accuracy": _matrix,
-    "categorical_accuracy": _matrix,
-    "binary_accuracy": _matrix,
     "dropout": _arguments(
         shape=shapes,
         rate=st.sampled_from([0.0, 0.25, 0.5, 0.9]),
@@ -221,5 +233,6 @@ CASES = {
         size=sizes, momentum=st.sampled_from([0.0, 0.9]), centered=st.booleans(), weight_decay=weight_decays
     ),
     "gather": _gather(),
+    "put": _put(),
     "sum_into": _arguments(size=sizes, place=st.integers(0, 3)),
 }

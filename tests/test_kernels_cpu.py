@@ -22,7 +22,7 @@ from kernel_checks import (
     check_special_values,
     run,
 )
-from support import CASES
+from support import CASES, cases_of
 
 import gpuconv
 
@@ -38,26 +38,16 @@ LARGE_RELU = {**LARGE_ARRAY, "negative_slope": 0.1, "max_value": 1.5, "threshold
 LARGE_MATRIX = {"shape": (2600, 120)}
 LARGE_SIZE = {"size": 300_001}
 LARGE_CASES = {
-    "correlate2d": LARGE_CORRELATION,
-    "correlate2d_gradient_input": LARGE_CORRELATION,
-    "correlate2d_gradient_filters": LARGE_CORRELATION,
-    "correlate2d_max_pool2d": LARGE_CORRELATION,
-    "correlate2d_max_pool2d_gradient_input": LARGE_CORRELATION,
-    "correlate2d_max_pool2d_gradient_filters": LARGE_CORRELATION,
+    **cases_of(
+        correlations=LARGE_CORRELATION,
+        pooled_correlations=LARGE_CORRELATION,
+        poolings=LARGE_POOLING,
+        paddings=LARGE_PADDING,
+        activations={**LARGE_ARRAY, "activation": 7},
+        relus=LARGE_RELU,
+        denses=LARGE_DENSE,
+    ),
     "correlate_image": {"shape": (130, 170), "kernel_size": (5, 7), "beyond": (3, 2)},
-    "max_pool2d": LARGE_POOLING,
-    "max_pool2d_gradient": LARGE_POOLING,
-    "average_pool2d": LARGE_POOLING,
-    "average_pool2d_gradient": LARGE_POOLING,
-    "zero_pad2d": LARGE_PADDING,
-    "crop2d": LARGE_PADDING,
-    "activate": {**LARGE_ARRAY, "activation": 7},
-    "activate_gradient": {**LARGE_ARRAY, "activation": 7},
-    "relu": LARGE_RELU,
-    "relu_gradient": LARGE_RELU,
-    "dense": LARGE_DENSE,
-    "dense_gradient_input": LARGE_DENSE,
-    "dense_gradient_kernel": LARGE_DENSE,
     "moving_average": {**LARGE_SIZE, "momentum": 0.99},
     "dropout": {"shape": (50_001,), "rate": 0.3, "seed": 2**63 + 5, "stream": 2, "step": 2**32 - 1},
     "regularize": {**LARGE_SIZE, "regions": 5},
@@ -65,6 +55,7 @@ LARGE_CASES = {
     "adam": {**LARGE_SIZE, "step": 3, "weight_decay": 0.01},
     "rmsprop": {**LARGE_SIZE, "momentum": 0.9, "centered": True, "weight_decay": 0.01},
     "gather": {"source_rows": 1300, "features": 120, "start": 7, "rows": 1200},
+    "put": {"total": 1300, "features": 120, "start": 7, "rows": 1200},
     "sum_into": {**LARGE_SIZE, "place": 1},
 }
 

@@ -11,6 +11,7 @@ from gpuconv.kernels import cuda, formulas, precision
 from gpuconv.kernels.cuda import tiles, toolkit
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from kernel_checks import CHECKS, NOT_PROPAGATING, Data, check_memory, check_repetition, check_special_values
+from support import cases_of
 
 # For every tile: long sums, many blocks, ragged ends, and the versions of a layer.
 LARGE_CORRELATIONS = [
@@ -46,11 +47,14 @@ LARGE_MATRICES = [{"shape": (5000, 16)}, {"shape": (300, 1000)}]
 LARGE_COLUMNS = [{"shape": (100_000, 32)}, {"shape": (3000, 515)}]
 LARGE_SIZES = [{"size": 3_000_001}]
 LARGE = {
-    **{name: LARGE_CORRELATIONS for name in CHECKS if name.startswith("correlate2d")},
-    **{name: LARGE_POOLINGS for name in CHECKS if name.startswith(("max_pool2d", "average_pool2d"))},
-    **{name: LARGE_DENSES for name in CHECKS if name.startswith("dense")},
+    **cases_of(
+        correlations=LARGE_CORRELATIONS,
+        pooled_correlations=LARGE_CORRELATIONS,
+        poolings=LARGE_POOLINGS,
+        denses=LARGE_DENSES,
+        columns=LARGE_COLUMNS,
+    ),
     **dict.fromkeys(("softmax", "softmax_gradient", "softmax_cross_entropy", "sparse_accuracy"), LARGE_MATRICES),
-    **dict.fromkeys(("batch_moments", "normalize", "batch_normalization_gradient"), LARGE_COLUMNS),
     "activate": [{"shape": (3_000_001,), "activation": formulas.TANH}],
     "dropout": [{"shape": (3_000_001,), "rate": 0.3, "seed": 5, "stream": 2, "step": 7}],
     "adam": [{**size, "step": 3, "weight_decay": 0.01} for size in LARGE_SIZES],

@@ -461,9 +461,10 @@ def test_rmsprop():
     assert p == pytest.approx(0.95 - v)
 
 
-def test_gather_and_sum():
+def test_gather_put_and_sum():
     source = np.arange(12, dtype=np.uint8).reshape(6, 2)
     batch = reference.gather(source, [5, 3, 1, 0], 1, 2)
     assert batch.tolist() == [[6, 7], [2, 3]]
     assert batch.dtype == np.uint8
+    assert reference.put(batch, 1, source[:4]).tolist() == [[0, 1], [6, 7], [2, 3], [6, 7]]
     assert reference.sum_into([1.0, 2.5], 1, [7.0, 8.0, 9.0]).tolist() == [7.0, 3.5, 9.0]

@@ -214,6 +214,7 @@ TRAFFIC = {
     "gather": Traffic(
         {"source": MATRIX, "order": np.arange(16, dtype=np.int32), "start": 0}, {"batch": MATRIX}, 4 * N, 4 * N
     ),
+    "put": Traffic({"batch": MATRIX, "start": 0}, {"rows": MATRIX}, 4 * N, 4 * N),
     "sum_into": Traffic({"values": REAL, "place": 1}, {"totals": CHANNELS}, 4 * N, 0),
 }  # fmt: skip
 

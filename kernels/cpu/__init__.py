@@ -7,7 +7,7 @@ from .correlate_pool import (
     correlate2d_max_pool2d_gradient_filters,
     correlate2d_max_pool2d_gradient_input,
 )
-from .data import gather, sum_into
+from .data import gather, put, sum_into
 from .dense import dense, dense_gradient_input, dense_gradient_kernel
 from .image import correlate_image
 from .loss import (
@@ -61,6 +61,7 @@ __all__ = [
     "mean_squared_error",
     "moving_average",
     "normalize",
+    "put",
     "regularize",
     "relu",
     "relu_gradient",

@@ -1,4 +1,4 @@
-"""Batches out of a data set, and sums that stay on the device."""
+"""Batches out of a data set and into one, and sums that stay on the device."""
 
 import numpy as np
 from llvmlite import ir
@@ -60,6 +60,19 @@ def _gather(first, last, worker, source, order, start, batch, step):
         source_row, batch_row = source[order[start + i]], batch[i]
         for j in range(batch_row.size):
             batch_row[j] = source_row[j]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def put(batch, start, rows):
+    """rows[start + i] = batch[i]."""
+    first = start * batch.shape[1]
+    share(_put, (batch.reshape(-1), first, rows.reshape(-1)), (batch.size + BLOCK - 1) // BLOCK, batch.size * MOVE)
+
+
+@njit(**INNER)
+def _put(first, last, worker, batch, place, rows):
+    for i in range(first * BLOCK, min(last * BLOCK, batch.size)):
+        rows[place + i] = batch[i]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

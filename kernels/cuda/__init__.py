@@ -17,7 +17,7 @@ if _cuda is not None:
         correlate2d_max_pool2d_gradient_filters,
         correlate2d_max_pool2d_gradient_input,
     )
-    from .data import gather, sum_into
+    from .data import gather, put, sum_into
     from .dense import dense, dense_gradient_input, dense_gradient_kernel
     from .image import correlate_image
     from .loss import (

@@ -1,8 +1,8 @@
-"""Batches gathered on the device from the data set that lives there, and sums that stay there.
+"""Batches out of the data set that lives on the device and into one, and sums that stay there.
 
-Gathering copies bytes, whatever they mean: one thread for each 16 bytes of a row where rows begin at multiples of that,
-else for each word or byte.  Every byte of the batch is read and written once, beside 4 bytes of `order` for each row;
-memory bounds it.  `sums` describes the sums.
+Rows are copied as bytes, whatever they mean: one thread for each 16 bytes of a row where rows begin at multiples of
+that, else for each word or byte.  Every byte of the batch is read and written once, and gathering reads 4 bytes of
+`order` for each row; memory bounds it.  `sums` describes the sums.
 """
 
 import functools
@@ -19,16 +19,28 @@ from .vectors import read, read_vector, write_vector
 
 def gather(source, order, start, batch):
     """``batch[i] = source[order[start + i]]``."""
-    features = batch.size // batch.shape[0] if batch.shape[0] else 0
-    kind, numbers, units = batch.dtype.type, 1, batch.size
+    kind, numbers, row_units, units = _units(batch, source)
     source, order, batch = map(toolkit.address, (source, order, batch))
-    row_bytes = features * np.dtype(kind).itemsize
-    if row_bytes % tiles.WIDEST == 0 and toolkit.is_aligned(source) and toolkit.is_aligned(batch):
-        kind, numbers = np.uint32, tiles.WIDEST // 4
-        units = units // max(features, 1) * row_bytes // tiles.WIDEST
-        features = row_bytes // tiles.WIDEST
-    sizes = *counted(start, np.int32), np.int32(features), np.int32(units)
+    sizes = *counted(start, np.int32), np.int32(row_units), np.int32(units)
     toolkit.launch(_gather_kernel(kind, numbers), *tiles.element_grid(units), source, order, *sizes, batch)
+
+
+def put(batch, start, rows):
+    """``rows[start + i] = batch[i]``."""
+    kind, numbers, row_units, units = _units(batch, rows)
+    batch, rows = map(toolkit.address, (batch, rows))
+    sizes = *counted(start, np.int32), np.int32(row_units), np.int32(units)
+    toolkit.launch(_put_kernel(kind, numbers), *tiles.element_grid(units), batch, *sizes, rows)
+
+
+def _units(batch, other):
+    """What is copied at once, as a type and how many of it, how many times for a row, and for the whole batch."""
+    features = batch.size // batch.shape[0] if batch.shape[0] else 0
+    row_bytes = features * batch.dtype.itemsize
+    if row_bytes % tiles.WIDEST == 0 and all(toolkit.is_aligned(toolkit.address(array)) for array in (batch, other)):
+        units = row_bytes // tiles.WIDEST
+        return np.uint32, tiles.WIDEST // 4, units, batch.shape[0] * units
+    return batch.dtype.type, 1, features, batch.size
 
 
 def sum_into(values, place, totals):
@@ -52,3 +64,19 @@ def _gather_kernel(kind, numbers):
             unit += cuda.gridsize(1)
 
     return gather_kernel
+
+
+@functools.cache
+def _put_kernel(kind, numbers):
+    @cuda.jit(cache=True)
+    def put_kernel(batch, start, start_place, row_units, units, rows):
+        # 64 bits, as above.
+        origin = np.int64(current(start, start_place, np.int32)) * row_units
+        unit_of_data = cuda.local.array(numbers, kind)
+        unit = cuda.grid(1)
+        while unit < units:
+            read_vector(unit_of_data, 0, batch, unit * numbers, numbers)
+            write_vector(unit_of_data, 0, rows, (origin + unit) * numbers, numbers)
+            unit += cuda.gridsize(1)
+
+    return put_kernel

@@ -11,6 +11,7 @@ import pytest
 from gpuconv.kernels import TABLE, cuda
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from kernel_checks import CHECKS, MEMORY, NOT_PROPAGATING, Data, check_memory, check_repetition, check_special_values
+from support import cases_of
 
 CORRELATIONS = [
     {"geometry": correlation_geometry((2, 5, 4, 3), (3, 2), 5, padding="same"), "activation": 1},
@@ -60,46 +61,23 @@ MATRICES = [{"shape": shape} for shape in ((11, 3), (3, 10), (1, 1), (3, 20))]
 COLUMNS = [{"shape": shape} for shape in ((21, 5), (3, 9), (1, 2), (17, 8))]
 SIZES = [{"size": 53}, {"size": 3}]
 CASES = {
-    "correlate2d": CORRELATIONS,
-    "correlate2d_gradient_input": CORRELATIONS,
-    "correlate2d_gradient_filters": CORRELATIONS,
-    "correlate2d_max_pool2d": POOLED_CORRELATIONS,
-    "correlate2d_max_pool2d_gradient_input": POOLED_CORRELATIONS,
-    "correlate2d_max_pool2d_gradient_filters": POOLED_CORRELATIONS,
+    **cases_of(
+        correlations=CORRELATIONS,
+        pooled_correlations=POOLED_CORRELATIONS,
+        poolings=POOLINGS,
+        paddings=PADDINGS,
+        activations=ACTIVATIONS,
+        relus=RELUS,
+        denses=DENSES,
+        columns=COLUMNS,
+        matrices=MATRICES,
+    ),
     "correlate_image": [
         {"shape": (6, 7), "kernel_size": (2, 3), "beyond": (2, 3)},
         {"shape": (1, 3), "kernel_size": (3, 5), "beyond": (0, 0)},
         {"shape": (1, 1), "kernel_size": (1, 1), "beyond": (0, 0)},
     ],
-    "max_pool2d": POOLINGS,
-    "max_pool2d_gradient": POOLINGS,
-    "average_pool2d": POOLINGS,
-    "average_pool2d_gradient": POOLINGS,
-    "zero_pad2d": PADDINGS,
-    "crop2d": PADDINGS,
-    "activate": ACTIVATIONS,
-    "activate_gradient": ACTIVATIONS,
-    "relu": RELUS,
-    "relu_gradient": RELUS,
-    "softmax": MATRICES,
-    "softmax_gradient": MATRICES,
-    "dense": DENSES,
-    "dense_gradient_input": DENSES,
-    "dense_gradient_kernel": DENSES,
-    "batch_moments": COLUMNS,
-    "normalize": COLUMNS,
-    "batch_normalization_gradient": COLUMNS,
     "moving_average": [{**size, "momentum": 0.999} for size in SIZES],
-    "softmax_cross_entropy": MATRICES,
-    "sparse_softmax_cross_entropy": MATRICES,
-    "cross_entropy": MATRICES,
-    "sparse_cross_entropy": MATRICES,
-    "mean_squared_error": MATRICES,
-    "binary_cross_entropy": MATRICES,
-    "sigmoid_binary_cross_entropy": MATRICES,
-    "sparse_accuracy": MATRICES,
-    "categorical_accuracy": MATRICES,
-    "binary_accuracy": MATRICES,
     "dropout": [
         {"shape": (53,), "rate": 0.3, "seed": 2**63 + 5, "stream": 2, "step": 2**32 - 1},
         {"shape": (3, 5), "rate": 0.0, "seed": 0, "stream": 0, "step": 0},
@@ -121,6 +99,10 @@ CASES = {
         {"source_rows": 12, "features": 7, "start": 3, "rows": 8},
         {"source_rows": 5, "features": 1, "start": 0, "rows": 5, "kind": np.int32},
         {"source_rows": 5, "features": 8, "start": 1, "rows": 3},
+    ],
+    "put": [
+        {"total": 12, "features": 7, "start": 3, "rows": 8},
+        {"total": 5, "features": 8, "start": 2, "rows": 3},
     ],
     "sum_into": [{"size": 203, "place": 1}, {"size": 5, "place": 0}],
 }
