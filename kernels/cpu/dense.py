@@ -55,31 +55,34 @@ DEPTH_BLOCK = 256
 # A task has so many tiles' rows at most, and there are about so many tasks at least.
 MOST_TILES, FEWEST_TASKS = 8, 32
 
+# Which factor of a product is multiplied by the slopes of an activation first, so that it is dz.
+NEITHER, A, B = range(3)
+
 
 @prepared
 def dense(x, kernel, bias, activation, alpha, y):
     """Forward."""
     plan = _plan(x.shape[0], x.shape[1], kernel.shape[1], x.shape[1], 1, False, x.dtype)
     scratch = workspace(plan.scratch, x.dtype)
-    return _forward, (x, kernel, bias, activation, alpha, y, plan.tables, plan.packing, plan.zeros, scratch)
+    return _product, (
+        x, kernel, NEITHER, x, LINEAR, 0.0, bias, activation, alpha, y, bias, plan.tables, plan.zeros, scratch,
+    )  # fmt: skip
 
 
 @prepared
 def dense_gradient_input(dy, y, kernel, activation, alpha, dx):
     """Gradient by input."""
     plan = _plan(dy.shape[0], dy.shape[1], kernel.shape[0], dy.shape[1], 1, True, dx.dtype)
-    scratch = workspace(plan.scratch + dy.size, dx.dtype)
-    arguments = dy, y, kernel, activation, alpha, dx, plan.tables, plan.packing, plan.zeros, scratch
-    return _input_gradient, arguments
+    scratch, none = workspace(plan.scratch + dy.size, dx.dtype), plan.zeros
+    return _product, (dy, kernel, A, y, activation, alpha, none, LINEAR, 0.0, dx, none, plan.tables, none, scratch)
 
 
 @prepared
 def dense_gradient_kernel(x, dy, y, activation, alpha, dkernel, dbias):
     """Gradient by kernel and bias."""
     plan = _plan(x.shape[1], x.shape[0], dy.shape[1], 1, x.shape[1], False, x.dtype)
-    scratch = workspace(plan.scratch + dy.size + dy.shape[1], x.dtype)
-    arguments = x, dy, y, activation, alpha, dkernel, dbias, plan.tables, plan.packing, plan.zeros, scratch
-    return _kernel_gradient, arguments
+    scratch, none = workspace(plan.scratch + dy.size + dy.shape[1], x.dtype), plan.zeros
+    return _product, (x, dy, B, y, activation, alpha, none, LINEAR, 0.0, dkernel, dbias, plan.tables, none, scratch)
 
 
 class _Plan(NamedTuple):
@@ -90,7 +93,6 @@ class _Plan(NamedTuple):
     """
 
     tables: np.ndarray
-    packing: bool  # whether B is copied into panels
     zeros: np.ndarray  # as many as C has columns, and at least a panel of them
     scratch: int  # numbers of scratch memory
 
@@ -99,6 +101,7 @@ PLAN = np.dtype(
     [
         (name, np.int64)
         for name in (
+            "packing turned "  # whether B is copied into panels; whether it is given turned over
             "row_block row_blocks group "  # rows of a task, blocks of rows, panels of a task
             "depth_block indirect copying "  # terms of a block; whether sums, and A, go by way of scratch memory
             "a_turned copy_width "  # whether A is stored turned over; a tile's rows of its copy, in whole vectors
@@ -121,6 +124,7 @@ def _plan(rows, depth, width, row_step, column_step, turned, dtype):
 
     numbers = np.zeros(1, PLAN)
     n = numbers[0]
+    n["packing"], n["turned"] = packing, turned
     count = panels(width, dtype)
     if size * width <= LARGE_BYTES:
         n["row_blocks"], n["group"] = max(-(-tiles // MOST_TILES), min(tiles, FEWEST_TASKS)), count
@@ -156,30 +160,42 @@ def _plan(rows, depth, width, row_step, column_step, turned, dtype):
     packed = count * depth * 2 * wide if packing else 0
     return _Plan(
         np.concatenate([numbers.view(np.int64), *tables.parts]),
-        bool(packing),
         zeros(dtype, width),
         int(packed + WORKERS * n["scratch_of_worker"]),
     )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _forward(x, kernel, bias, activation, alpha, y, tables, packing, none, scratch):
-    _product(x, kernel, packing, bool(0), bias, activation, alpha, y, x.shape[1], tables, none, scratch)
+def _product(a, b, sloped, values, slope, slope_alpha, bias, activation, alpha, c, sums, tables, none, scratch):
+    """C = A B with bias and activation, for all three: one function, so that it is compiled once.
 
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _input_gradient(dy, y, kernel, activation, alpha, dx, tables, packing, none, scratch):
-    dz = _dz(dy, y, activation, alpha, scratch)
-    rest = scratch[dz.size :]
-    _product(dz, kernel, packing, bool(1), none, np.intp(LINEAR), alpha, dx, dz.shape[1], tables, none, rest)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _kernel_gradient(x, dy, y, activation, alpha, dkernel, dbias, tables, packing, none, scratch):
-    dz = _dz(dy, y, activation, alpha, scratch)
-    rest = scratch[dz.size :]
-    _add_rows(dz, dbias, rest)
-    _product(x, dz, packing, bool(0), none, np.intp(LINEAR), alpha, dkernel, dz.shape[0], tables, none, rest)
+    Where `sloped` says so, A or B is given as dy, and `values` are the activation's; for B, its rows are added up into
+    `sums`.
+    """
+    plan = tables[:PLAN_SIZE].view(PLAN)[0]
+    lanes = REGISTER_BYTES // a.itemsize
+    rest = scratch
+    if sloped == A:
+        a = _dz(a, values, slope, slope_alpha, scratch)
+        rest = scratch[a.size :]
+    elif sloped == B:
+        b = _dz(b, values, slope, slope_alpha, scratch)
+        rest = scratch[b.size :]
+        _add_rows(b, sums, rest)
+    rows, width = c.shape
+    depth = b.size // width
+    panels = _panels(width, lanes)
+    packed = b.reshape(-1)
+    if plan.packing:
+        packed = rest[: panels * depth * 2 * lanes]
+        rest = rest[packed.size :]
+        share(_pack, (b, plan.turned, width, packed), (depth + PACKED_ROWS - 1) // PACKED_ROWS, packed.size)
+    share(
+        _product_tasks,
+        (a.reshape(-1), packed, bias, activation, alpha, c, depth, tables, none, rest),
+        (panels + plan.group - 1) // plan.group * plan.row_blocks,
+        rows * depth * width,
+    )
 
 
 @njit(**INNER)
@@ -206,26 +222,6 @@ def _dz(dy, y, activation, alpha, scratch):
 
 
 @njit(**INNER)
-def _product(a, b, packing, turned, bias, activation, alpha, c, depth, tables, none, scratch):
-    """C = A B with bias and activation, where B is given turned over or not."""
-    lanes = REGISTER_BYTES // a.itemsize
-    rows, width = c.shape
-    panels = _panels(width, lanes)
-    packed, rest = b.reshape(-1), scratch
-    if packing:
-        packed = scratch[: panels * depth * 2 * lanes]
-        rest = scratch[packed.size :]
-        share(_pack, (b, turned, width, packed), (depth + PACKED_ROWS - 1) // PACKED_ROWS, packed.size)
-    plan = tables[:PLAN_SIZE].view(PLAN)[0]
-    share(
-        _product_tasks,
-        (a.reshape(-1), packed, packing, bias, activation, alpha, c, depth, tables, none, rest),
-        (panels + plan.group - 1) // plan.group * plan.row_blocks,
-        rows * depth * width,
-    )
-
-
-@njit(**INNER)
 def _pack(first, last, worker, b, turned, width, packed):
     """Copy B into panels: a task is a block of its rows, so that memory is read page by page."""
     lanes = REGISTER_BYTES // b.itemsize
@@ -243,7 +239,7 @@ def _pack(first, last, worker, b, turned, width, packed):
 
 
 @njit(**INNER)
-def _product_tasks(first, last, worker, a, packed, packing, bias, activation, alpha, c, depth, tables, none, scratch):
+def _product_tasks(first, last, worker, a, packed, bias, activation, alpha, c, depth, tables, none, scratch):
     plan = tables[:PLAN_SIZE].view(PLAN)[0]
     lanes = REGISTER_BYTES // a.itemsize
     count, width = c.shape
@@ -251,7 +247,7 @@ def _product_tasks(first, last, worker, a, packed, packing, bias, activation, al
     flat, zero = c.reshape(-1), np.intp(0)
     own = scratch[worker * plan.scratch_of_worker : (worker + 1) * plan.scratch_of_worker]
     sums, copy = own[: plan.sums_size], own[plan.sums_size :]
-    b_rows, b_panel = tables[plan.b_rows : plan.b_rows + depth], depth * 2 * lanes if packing else 0
+    b_rows, b_panel = tables[plan.b_rows : plan.b_rows + depth], depth * 2 * lanes if plan.packing else 0
     task = first
     while task < last:
         # The tasks of one group of panels.
@@ -261,7 +257,7 @@ def _product_tasks(first, last, worker, a, packed, packing, bias, activation, al
         panel = group * plan.group
         column = panel_start(panel, max(width, lanes), lanes)
         columns = min(plan.group * 2 * lanes, width - column)
-        b = panel * b_panel if packing else column
+        b = panel * b_panel if plan.packing else column
         begin, end = block * plan.row_block, min((block + blocks) * plan.row_block, count)
         # Without scratch memory all their rows are one, so that a panel of B serves them all.
         step = plan.row_block if plan.indirect or plan.copying else end - begin
@@ -311,7 +307,8 @@ def _part_of_a(a, start, stop, begin, end, tables, copy):
         else:
             for row in range(start, stop):
                 origin, place = tables[plan.rows + row] + begin, (row - start) * plan.depth_block
-                copy[place : place + end - begin] = a[origin : origin + end - begin]
+                for k in range(end - begin):
+                    copy[place + k] = a[origin + k]
         rows = tables[plan.copy_rows : plan.copy_rows + stop - start]
         return copy, rows, tables[plan.copy_columns : plan.copy_columns + end - begin]
     return a, tables[plan.rows + start : plan.rows + stop], tables[plan.columns + begin : plan.columns + end]

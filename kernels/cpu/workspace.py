@@ -45,5 +45,5 @@ def ones(dtype):
     return np.ones(LINE_BYTES // dtype.itemsize, dtype)
 
 
-# Stands for the winners where there is no pooling.
-NO_WINNERS = np.zeros(1, np.uint8)
+# Stands for the winners where there is no pooling, with as many axes: kernels are compiled for numbers of axes.
+NO_WINNERS = np.zeros((1, 1, 1, 1), np.uint8)
