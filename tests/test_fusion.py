@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 from gpuconv.kernels import cpu
-from gpuconv.kernels.cpu import windows, winograd_input
+from gpuconv.kernels.cpu import windows, winners, winograd_input
 from gpuconv.kernels.cpu.epilogue import NO_WINDOW
 from gpuconv.kernels.cpu.workspace import NO_WINNERS
 from gpuconv.kernels.geometry import correlation_geometry, poolable, pooled_part, pooling_geometry
@@ -171,14 +171,15 @@ def test_tiles_of_outputs_are_taken_where_they_are_fewer():
 
 POOLED = ["correlate2d_max_pool2d", "correlate2d_max_pool2d_gradient_filters"]
 
-# Terms of a window's sums beside the 9 rows of a tile, channels beside one and two vectors, blocks of windows that are
-# pictures, parts of one, and several; cells that no window covers.
+# Channels beside one and two vectors; rows of the filters that are a part of a vector, one, and more; pieces for one
+# tile and for more; blocks of windows that are pictures, parts of one, and several; cells that no window covers.
 SHALLOW = [
     correlation_geometry((13, 8, 8, 1), 3, 10),
     correlation_geometry((3, 23, 22, 3), 3, 33),
     correlation_geometry((2, 21, 40, 1), (2, 5), 17, (1, 2), "valid", (3, 1)),
     correlation_geometry((1, 5, 6, 32), 1, 24, 2),
     correlation_geometry((200, 3, 3, 2), (1, 2), 16),
+    correlation_geometry((5, 9, 12, 1), 3, 9, dilation=(1, 2)),
 ]
 
 
@@ -189,7 +190,8 @@ def test_windows_in_registers(geometry, name, dtype):
     pool = pooling_geometry(geometry.output_shape, 2)
     before = gpuconv.get_num_threads()
     for activation in (reference.LINEAR, reference.RELU):
-        assert windows.usable(pooled_part(geometry, pool), activation, (2, 2), np.dtype(dtype))
+        for module in (windows, winners):
+            assert module.usable(pooled_part(geometry, pool), activation, (2, 2), np.dtype(dtype))
         results = []
         for threads in (1, 2):
             gpuconv.set_num_threads(threads)
@@ -213,6 +215,8 @@ def test_what_windows_in_registers_are_for():
     assert not usable(correlation_geometry(shape, 3, 3))
     assert not usable(correlation_geometry(shape, 3, 66, groups=3))
     assert not usable(correlation_geometry(shape, 3, 64, padding="same"))
+    # Places of patches have 32 bits.
+    assert not winners.usable(correlation_geometry((1, 8192, 8192, 1), 3, 64), reference.RELU, (2, 2), np.float32)
     # Padding that no window reaches is none.
     assert usable(correlation_geometry(shape, 3, 64, padding=((0, 1), (0, 1))))
     assert not usable(correlation_geometry(shape, 3, 64, padding=((0, 2), (0, 1))))

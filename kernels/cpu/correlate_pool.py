@@ -1,8 +1,8 @@
 """2D cross-correlation and max pooling after it, and the gradients of both together.
 
-The kernels are those of `correlate` and `winograd`, which are told of the windows, and those of `windows` for sums of
-few terms.  Of the correlation's output only the cells that windows cover are computed, and none is stored.  What
-follows is about the first two.
+The kernels are those of `correlate` and `winograd`, which are told of the windows, and for sums of few terms those of
+`windows` and `winners`.  Of the correlation's output only the cells that windows cover are computed, and none is
+stored.  What follows is about the first two.
 
 Forward, a task writes its outputs to scratch memory of its worker, applies the activation there and pools: memory sees
 a quarter of the writes of the correlation by itself, for windows of 2 x 2, and none of the pooling's reads.
@@ -15,7 +15,7 @@ What bounds them is what bounds the correlations.
 """
 
 from ..geometry import pooled_part
-from . import windows
+from . import windows, winners
 from .correlate import filters_gradient, forward, input_gradient
 from .prepared import prepared
 
@@ -40,8 +40,8 @@ def correlate2d_max_pool2d_gradient_input(dy, y, winner, filters, geometry, acti
 def correlate2d_max_pool2d_gradient_filters(x, dy, y, winner, geometry, activation, alpha, pool, dfilters, dbias):
     """Gradient by the correlation's filters and bias."""
     part = pooled_part(geometry, pool)
-    if windows.usable(part, activation, _window(pool), x.dtype):
-        return windows.filters_gradient(x, dy, y, winner, part, activation, dfilters, dbias)
+    if winners.usable(part, activation, _window(pool), x.dtype):
+        return winners.filters_gradient(x, dy, y, winner, part, activation, dfilters, dbias)
     return filters_gradient(x, dy, y, winner, part, activation, alpha, _window(pool), dfilters, dbias)
 
 
