@@ -200,8 +200,9 @@ def _relu_gradient(first, last, worker, x, dy, negative_slope, max_value, thresh
 # ------------------------------------------------------------------ softmax
 
 
-# Elements of a task: few enough to stay in the first-level cache from one pass over them to the next.
-ROWS_BLOCK = 1 << 12
+# Elements of a task, and of what goes through all passes before the next is read: the first-level cache would hold more,
+# but memory would wait while exponentials are taken.
+ROWS_BLOCK, SOFTMAX_PIECE = 1 << 12, 1 << 8
 
 
 @njit(**INNER)
@@ -229,8 +230,9 @@ def softmax(x, y):
 def _softmax(first, last, worker, x, y, rows):
     columns = x.shape[1]
     logits, shares = x.reshape(-1), y.reshape(-1)
-    for task in range(first, last):
-        start, stop = task * rows * columns, min((task + 1) * rows, x.shape[0]) * columns
+    begin, end, some = first * rows, min(last * rows, x.shape[0]), max(SOFTMAX_PIECE // max(columns, 1), 1)
+    for piece in range(begin, end, some):
+        start, stop = piece * columns, min(piece + some, end) * columns
         for row in range(start, stop, columns):
             subtract_from_row(logits, row, columns, row_maximum(logits, row, columns), shares, row)
         exponentiate(shares, start, stop)
