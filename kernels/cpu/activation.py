@@ -200,8 +200,8 @@ def _relu_gradient(first, last, worker, x, dy, negative_slope, max_value, thresh
 # ------------------------------------------------------------------ softmax
 
 
-# Elements of a task, and of what goes through all passes before the next is read: the first-level cache would hold more,
-# but memory would wait while exponentials are taken.
+# Elements of a task, and of what goes through all of softmax's passes before the next is read: the first-level cache
+# would hold more, but memory would wait while exponentials are taken.
 ROWS_BLOCK, SOFTMAX_PIECE = 1 << 12, 1 << 8
 
 

@@ -307,6 +307,7 @@ def _part_of_a(a, start, stop, begin, end, tables, copy):
         else:
             for row in range(start, stop):
                 origin, place = tables[plan.rows + row] + begin, (row - start) * plan.depth_block
+                # Number by number: an array assigned to a slice might overlap it, and would be copied twice.
                 for k in range(end - begin):
                     copy[place + k] = a[origin + k]
         rows = tables[plan.copy_rows : plan.copy_rows + stop - start]
