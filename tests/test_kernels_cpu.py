@@ -178,7 +178,7 @@ def test_results_are_bitwise_the_same_for_any_number_of_threads_and_again(name, 
     assert all(result == results[0] for result in results)
 
 
-@pytest.mark.parametrize("choice", ["auto", 0, 2, 4, 6])
+@pytest.mark.parametrize("choice", ["auto", 0, 2, 4, 5, 6])
 @pytest.mark.parametrize("name", [name for name in CHECKS if name.startswith("correlate2d")])
 def test_tiles_are_taken_where_they_are_chosen(name, choice):
     geometry = correlation_geometry((2, 29, 31, 40), 3, 48, padding="same")

@@ -69,8 +69,8 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
 
 def forward(x, filters, bias, geometry, activation, alpha, window, y, winner):
     """The compiled function and its arguments, as `prepared` wants them."""
-    tile = winograd.choose(geometry, x.dtype)
-    if tile and winograd.holds_windows(geometry, tile, window):
+    tile = winograd.choose(geometry, x.dtype, window=window)
+    if tile:
         return winograd.correlate2d.prepare(x, filters, bias, geometry, activation, alpha, y, tile, window, winner)
     if window == NO_WINDOW and sliding.usable(geometry, x.dtype):
         return sliding.correlate2d.prepare(x, filters, bias, geometry, activation, alpha, y)
