@@ -5,9 +5,9 @@ the transforms are for.  Both factors of a product of polynomials are taken at `
 infinity, so that families of the same sum share their points, and with them the transform of the inputs.
 
 The points matter for the accuracy: 0, 1, -1, 2, -2, which are mostly used for six, cost two more binary digits than
-those below; the eight are the best of all such triples from 3/8 to 5/2 for filters of both sizes, and the seven are
-within a tenth of the best of all that are made of such numbers.  Barabasz and others, "Error analysis and improving the
-accuracy of Winograd convolution for deep neural networks" (2020).
+those below; the eight are the best of all such triples from 3/8 to 5/2 for filters of both sizes, and the mean error of
+the seven is within a tenth of the least of all that are made of numbers from 1/4 to 4.  Barabasz and others, "Error
+analysis and improving the accuracy of Winograd convolution for deep neural networks" (2020).
 
 An odd point without its negative comes last of the finite ones.  All other rows of B^T have the factor ``x - p`` then,
 by which a column is multiplied first (`stages`); what remains are the rows of the points in pairs.
