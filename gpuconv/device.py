@@ -159,7 +159,7 @@ def set_num_threads(count):
 
 
 def get_winograd():
-    """What `set_winograd` has set, or ``GPUCONV_WINOGRAD`` at the start: ``'auto'``, 0, 2, 4 or 6.
+    """What `set_winograd` has set, or ``GPUCONV_WINOGRAD`` at the start: ``'auto'``, 0, 2, 4, 5 or 6.
 
     Examples
     --------
@@ -180,9 +180,9 @@ def set_winograd(choice):
 
     Parameters
     ----------
-    choice : {'auto', 0, 2, 4, 6}
+    choice : {'auto', 0, 2, 4, 5, 6}
         The side of a tile's outputs; 0: the direct sum, always; ``'auto'``, the default: by an estimate of their costs.
-        5 x 5 filters have no tiles of 6 and are computed directly then.
+        5 x 5 filters have no tiles of 5 and 6 and are computed directly then.
 
     Raises
     ------

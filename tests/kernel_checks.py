@@ -8,11 +8,13 @@ How far a result may be off follows from `support.tolerance` and the size of the
 up (`scale`): the same formula with absolute values in place of values.
 """
 
+from contextlib import contextmanager
 from functools import wraps
 
 import numpy as np
 import reference
-from gpuconv.kernels import TABLE
+from gpuconv.kernels import TABLE, cpu
+from gpuconv.kernels.cpu import winograd
 from gpuconv.kernels.geometry import correlation_geometry, pooled_part, pooling_geometry
 from gpuconv.kernels.repetition import Counter, now
 from support import assert_close, tolerance
@@ -260,6 +262,18 @@ def pooling_after(geometry, window):
     return pooling_geometry(geometry.output_shape, np.minimum(window, geometry.output_shape[1:3]).tolist())
 
 
+@contextmanager
+def tiles_of_windows(device, geometry, dtype, window):
+    """Winograd's tiles as the CPU takes them before max pooling, also for the correlation by itself."""
+    before = winograd.get_winograd()
+    if device is cpu:
+        winograd.set_winograd(winograd.choose(geometry, dtype, window=window))
+    try:
+        yield
+    finally:
+        winograd.set_winograd(before)
+
+
 @check
 def check_correlate2d_max_pool2d(device, data, geometry, activation, window=(2, 2)):
     g, pool = geometry, pooling_after(geometry, window)
@@ -274,9 +288,10 @@ def check_correlate2d_max_pool2d(device, data, geometry, activation, window=(2, 
     )
     assert_close(got[0], expected, data.dtype, products(g), scale)
     # Which of nearly equal cells wins depends on rounding errors: those of one kernel after the other.
-    part = pooled_part(g, pool)
-    (cells,) = run(device, "correlate2d", {**inputs, "geometry": part}, {"y": data.garbage(part.output_shape)})
-    pool = pooling_geometry(part.output_shape, (pool.kernel_height, pool.kernel_width))
+    part, window = pooled_part(g, pool), (pool.kernel_height, pool.kernel_width)
+    with tiles_of_windows(device, part, data.dtype, window):
+        (cells,) = run(device, "correlate2d", {**inputs, "geometry": part}, {"y": data.garbage(part.output_shape)})
+    pool = pooling_geometry(part.output_shape, window)
     for one, other in zip(got, run(device, "max_pool2d", {"x": cells, "geometry": pool}, outputs), strict=True):
         np.testing.assert_array_equal(one, other)
     return got

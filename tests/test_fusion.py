@@ -130,18 +130,21 @@ def test_the_unpooled_activation_is_not_stored():
     assert largest < np.prod(model.layers[0].output_shape)
 
 
-@pytest.mark.parametrize(("dtype", "tile"), [(np.float32, 4), (np.float64, 4)])
+@pytest.mark.parametrize(("dtype", "tile"), [(np.float32, 4), (np.float32, 5), (np.float64, 4)])
 @pytest.mark.parametrize(
-    ("shape", "filters", "padding"),
+    ("shape", "filters", "padding", "dilation"),
     [
-        ((3, 15, 14, 17), 20, "valid"),
-        ((7, 6, 6, 33), 9, ((0, 1), (2, 0))),
-        ((1, 9, 3, 28), 16, "same"),
-        ((13, 3, 5, 16), 8, "full"),
+        ((3, 15, 14, 17), 20, "valid", 1),
+        ((7, 6, 6, 33), 9, ((0, 1), (2, 0)), 1),
+        ((1, 9, 3, 28), 16, "same", 1),
+        ((13, 3, 5, 16), 8, "full", 1),
+        ((3, 15, 16, 17), 20, "valid", 2),
+        ((2, 4, 14, 16), 9, "same", (2, 3)),
+        ((5, 7, 2, 16), 8, "full", (1, 2)),
     ],
 )
-def test_gradients_by_tiles_of_outputs(shape, filters, padding, tile, dtype):
-    g = correlation_geometry(shape, 3, filters, padding=padding)
+def test_gradients_by_tiles_of_outputs(shape, filters, padding, dilation, tile, dtype):
+    g = correlation_geometry(shape, 3, filters, padding=padding, dilation=dilation)
     random = np.random.default_rng(1)
     dy, y, weights = (
         random.uniform(-1, 1, extents).astype(dtype) for extents in (g.output_shape, g.output_shape, g.filters_shape)
@@ -165,6 +168,9 @@ def test_tiles_of_outputs_are_taken_where_they_are_fewer():
     choose = cpu.correlate.winograd.choose_for_input
     small = correlation_geometry((128, 6, 6, 64), 3, 64)
     assert choose(small, np.dtype(np.float32)) == (4, True)
+    # Interleaved, its outputs are four pictures of 6 x 6 or less.
+    dilated = correlation_geometry((128, 15, 15, 32), 3, 64, dilation=2)
+    assert choose(dilated, np.dtype(np.float32)) == (6, True)
     large = correlation_geometry((2, 112, 112, 64), 3, 64, padding="same")
     assert not choose(large, np.dtype(np.float32))[1]
 

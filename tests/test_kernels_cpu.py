@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cpu
-from gpuconv.kernels.cpu import narrow, pointwise, sliding, winograd
+from gpuconv.kernels.cpu import narrow, plan, pointwise, sliding, winograd
 from gpuconv.kernels.cpu.dense import PLAN, PLAN_SIZE, _plan
 from gpuconv.kernels.cpu.product import lanes, panel_start, panels
 from gpuconv.kernels.cpu.threads import WORKERS
@@ -169,7 +169,7 @@ def test_results_are_bitwise_the_same_for_any_number_of_threads_and_again(name, 
     assert all(result == results[0] for result in results)
 
 
-@pytest.mark.parametrize("choice", ["auto", 0, 2, 4, 6])
+@pytest.mark.parametrize("choice", ["auto", 0, 2, 4, 5, 6])
 @pytest.mark.parametrize("name", [name for name in CHECKS if name.startswith("correlate2d")])
 def test_tiles_are_taken_where_they_are_chosen(name, choice):
     geometry = correlation_geometry((2, 29, 31, 40), 3, 48, padding="same")
@@ -209,6 +209,17 @@ def test_depthwise_gradients_of_many_pixels(channels, dtype):
     # Several blocks of pixels a slot: what is added up must be added once.
     geometry = correlation_geometry((4, 20, 20, channels), 3, channels, padding="same", groups=channels)
     CHECKS["correlate2d_gradient_filters"](cpu, Data(channels, dtype), geometry, 1)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("channels", [7, 8])
+@pytest.mark.parametrize("filters", [63, 64, 65, 72, 80, 89])
+def test_packed_gradients_of_filters(filters, channels, dtype):
+    """Both sides of as many rows and filters as let dz be packed; blocks of pixels that are full, and the last one."""
+    geometry = correlation_geometry((3, 15, 14, channels), 3, filters, 2, ((1, 0), (0, 1)))
+    packed = plan.forward_plan(geometry, np.dtype(dtype), False).tables[: plan.PLAN_SIZE].view(plan.PLAN)
+    assert bool(packed["dz_panel"][0]) == (filters >= 64 and channels == 8)
+    CHECKS["correlate2d_gradient_filters"](cpu, Data(filters, dtype), geometry, 3)
 
 
 def test_many_classes_of_large_filters_are_not_sorted():

@@ -1,5 +1,6 @@
 """Correlations by Winograd's tiles: what they compute, how exactly, and when they are taken."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -165,8 +166,15 @@ def test_inputs_and_outputs_are_transformed_by_exact_numbers():
     for outputs, taps in FAMILIES:
         points = transforms.POINTS[outputs + taps - 1]
         for kind in (transforms.INPUTS, transforms.OUTPUTS):
-            matrix = np.array(transforms.matrices(points, taps)[kind])
-            np.testing.assert_array_equal(matrix.astype(np.float32), matrix)
+            for matrix in map(np.array, transforms.stages(points, taps, kind)):
+                np.testing.assert_array_equal(matrix.astype(np.float32), matrix)
+
+
+@pytest.mark.parametrize("kind", [transforms.INPUTS, transforms.FILTERS, transforms.OUTPUTS])
+@pytest.mark.parametrize(("points", "taps"), POINTS_AND_TAPS)
+def test_stages_multiply_to_the_matrix(points, taps, kind):
+    product = functools.reduce(np.matmul, map(np.array, transforms.stages(points, taps, kind)))
+    np.testing.assert_allclose(product, transforms.matrices(points, taps)[kind], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -274,6 +282,10 @@ def test_large_tiles_are_taken_where_they_pay(choice):
         geometry = correlation_geometry((16, 28, 28, 64), 5, 64, padding="same", dilation=dilation)
         assert all(winograd.choose(geometry, DTYPE, gradient) == 4 for gradient in GRADIENTS)
     assert winograd.choose(correlation_geometry((64, 6, 6, 64), 5, 64), DTYPE) == 2
+    # Nine tiles of 5 for 13 x 13 outputs or 15 x 15 inputs, not sixteen of 4; windows of 2 x 2 need an even side.
+    middle = correlation_geometry((128, 15, 15, 32), 3, 64)
+    assert all(winograd.choose(middle, DTYPE, gradient) == 5 for gradient in GRADIENTS)
+    assert winograd.choose(middle, DTYPE, window=(2, 2)) == 4
     # A tile of four would compute sixteen outputs where four are wanted.
     assert winograd.choose(correlation_geometry((64, 4, 4, 64), 3, 64), DTYPE) == 2
     # One tile of the side of all outputs: of 4 forward, of 6 back.
@@ -292,15 +304,15 @@ def test_large_tiles_are_taken_where_they_pay(choice):
     assert winograd.choose(correlation_geometry((1, 4, 4, 64), 3, 64), DTYPE) == 0
 
 
-@pytest.mark.parametrize("forced", [0, 2, 4, 6])
+@pytest.mark.parametrize("forced", [0, 2, 4, 5, 6])
 def test_the_choice_can_be_forced(forced, choice):
     choice(forced)
     assert winograd.get_winograd() == forced
     for gradient in GRADIENTS:
         assert winograd.choose(LARGE, DTYPE, gradient) == forced
-        # There are no tiles of 6 for filters of 5 x 5.
+        # There are no tiles of 5 and 6 for filters of 5 x 5.
         geometry = correlation_geometry((16, 28, 28, 64), 5, 64)
-        assert winograd.choose(geometry, DTYPE, gradient) == (forced if forced < 6 else 0)
+        assert winograd.choose(geometry, DTYPE, gradient) == (forced if forced < 5 else 0)
     choice(str(forced))
     assert winograd.get_winograd() == forced
 
@@ -328,7 +340,7 @@ def test_other_correlations_are_left_to_the_direct_sum(case, choice):
 @pytest.mark.parametrize("wrong", [3, 8, "always", None, 2.5])
 def test_a_wrong_choice_is_refused(wrong, choice):
     before = winograd.get_winograd()
-    with pytest.raises(ValueError, match=r"winograd: expected 'auto', 0, 2, 4 or 6, received"):
+    with pytest.raises(ValueError, match=r"winograd: expected 'auto', 0, 2, 4, 5 or 6, received"):
         choice(wrong)
     assert winograd.get_winograd() == before
 

@@ -69,8 +69,8 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
 
 def forward(x, filters, bias, geometry, activation, alpha, window, y, winner):
     """The compiled function and its arguments, as `prepared` wants them."""
-    tile = winograd.choose(geometry, x.dtype)
-    if tile and winograd.holds_windows(geometry, tile, window):
+    tile = winograd.choose(geometry, x.dtype, window=window)
+    if tile:
         return winograd.correlate2d.prepare(x, filters, bias, geometry, activation, alpha, y, tile, window, winner)
     if window == NO_WINDOW and sliding.usable(geometry, x.dtype):
         return sliding.correlate2d.prepare(x, filters, bias, geometry, activation, alpha, y)
@@ -352,14 +352,14 @@ def _add_slots(
             pixel = (picture * plan.target_height + band * plan.lines) * plan.target_width
             for begin in range(0, count, PIXEL_BLOCK):
                 end = min(begin + PIXEL_BLOCK, count)
-                _widened_dz(dy, y, winner, activation, alpha, pixel + begin, end - begin, scratch, dz, plan)
+                _packed_dz(dy, y, winner, activation, alpha, pixel + begin, end - begin, scratch, dz, plan)
                 for group in range(plan.groups):
                     b = dz + group * plan.group_targets
-                    if plan.group_targets < lanes:
-                        b = dz + (end - begin) * (plan.target_channels + group * lanes)
+                    if plan.dz_panel:
+                        b = dz + PIXEL_BLOCK * plan.target_channels + group * plan.target_panels * plan.dz_panel
                     # The bias is a row of filters that see nothing but ones.
                     product(
-                        ones, np.intp(0), origin, no_columns[: end - begin], scratch, b, dz_rows, np.intp(0),
+                        ones, np.intp(0), origin, no_columns[: end - begin], scratch, b, dz_rows, plan.dz_panel,
                         none, lowest, sums, c + group * c_group, bias_place, c_panel, width, started,
                     )  # fmt: skip
                     if lanewise is not None:
@@ -370,27 +370,29 @@ def _add_slots(
                     else:
                         product(
                             a, a_origin + group * plan.group_channels, columns, rows[begin:end],
-                            scratch, b, dz_rows, np.intp(0),
+                            scratch, b, dz_rows, plan.dz_panel,
                             none, lowest, sums, c + group * c_group, places, c_panel, width, started,
                         )  # fmt: skip
                 started = True
 
 
 @njit(**INNER)
-def _widened_dz(dy, y, winner, activation, alpha, pixel, count, scratch, dz, plan):
-    """dz of some pixels: as it lies in dy and, where a group is narrower than a vector, widened after that."""
+def _packed_dz(dy, y, winner, activation, alpha, pixel, count, scratch, dz, plan):
+    """dz of some pixels: as it lies in dy and, where the plan says so, in panels of each group after that."""
     lanes = REGISTER_BYTES // dy.itemsize
     channels, width = plan.target_channels, plan.group_targets
     window = plan.unpool_height, plan.unpool_width
     make_dz(dy, y, winner, window, plan.target_width, channels, pixel, count, activation, alpha, scratch, dz)
-    if width < lanes:
-        widened = dz + count * channels
+    if plan.dz_panel:
+        packed = dz + PIXEL_BLOCK * channels
         for group in range(plan.groups):
-            for row in range(count):
-                for lane in range(lanes):
-                    value = scratch[dz + row * channels + group * width + lane] if lane < width else dy.dtype.type(0)
-                    scratch[widened + lane] = value
-                widened += lanes
+            for panel in range(plan.target_panels):
+                start = panel_start(panel, max(width, lanes), lanes)
+                place = dz + group * width + start
+                pack_panel(
+                    scratch, place, channels, count, min(2 * lanes, width - start), bool(0), scratch, packed
+                )  # fmt: skip
+                packed += plan.dz_panel
 
 
 @njit(**INNER)

@@ -22,7 +22,7 @@ from .prepared import prepared
 
 @prepared
 def correlate2d_max_pool2d(x, filters, bias, geometry, activation, alpha, pool, y, winner):
-    """The same bits as from the two kernels, one after the other, unless those compute the correlation by tiles."""
+    """The same bits as from the two kernels, one after the other, unless those take other tiles than this one."""
     part = pooled_part(geometry, pool)
     if windows.usable(part, activation, _window(pool), x.dtype):
         return windows.forward(x, filters, bias, part, activation, y, winner)

@@ -40,6 +40,10 @@ MOST_ENTRIES = 1 << 20
 # their sums are complete before they join the slot's, which keeps the last digits of long sums.
 PIXEL_BLOCK = 128
 
+# Fewest filters, and rows of a filter's gradient, for which a block's dz is packed.  In dz itself the pixels of a panel
+# lie so far apart that they fall into few sets of the first-level cache, and a panel is read for every few rows.
+PACKED_WIDTH, PACKED_DEPTH = 64, 64
+
 # Slots of the gradient by filters: at most so many, each with at least so many pixels and multiply-adds.  They depend
 # on the shapes alone, so that the order of the sums is always the same.
 MOST_SLOTS, SLOT_PIXELS, SLOT_WORK = 16, 256, 1 << 18
@@ -57,7 +61,7 @@ PLAN = np.dtype(
             "wide_size scratch_of_worker scratch_of_slot "  # for one worker: of a narrow target, all, of a gradient
             "pool_height pool_width pooled_size "  # windows of max pooling on the target; 0: none
             "unpool_height unpool_width "  # and on dz, where that is the source
-            "depth packed_size wide_rows dz_rows zeros slot_size phases_end"
+            "depth packed_size wide_rows dz_rows dz_panel zeros slot_size phases_end"  # dz_panel: 0 if dz is not packed
         ).split()
     ]
 )
@@ -259,14 +263,16 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, slope
     rows = pictures * lines * most_pixels
     n["depth"] = g.kernel_height * g.kernel_width * group_channels
     n["wide_rows"] = tables.put(np.arange(max(rows, n["depth"] + 1)) * 2 * lanes(dtype))
-    dz_step = target_channels if group_targets >= lanes(dtype) else lanes(dtype)
-    n["dz_rows"] = tables.put(np.arange(PIXEL_BLOCK) * dz_step)
+    packed_dz = group_targets < lanes(dtype) or (n["depth"] >= PACKED_DEPTH and target_channels >= PACKED_WIDTH)
+    n["dz_panel"] = PIXEL_BLOCK * 2 * lanes(dtype) if packed_dz else 0
+    n["dz_rows"] = tables.put(np.arange(PIXEL_BLOCK) * (2 * lanes(dtype) if packed_dz else target_channels))
     n["zeros"] = tables.put(np.zeros(PIXEL_BLOCK))
     n["packed_size"] = groups * n["depth"] * panel_size
     n["wide_size"] = rows * 2 * lanes(dtype) if group_targets < lanes(dtype) else 0
     n["pooled_size"] = rows * target_channels if n["pool_height"] else 0
     n["scratch_of_worker"] = n["scratch_size"] + n["wide_size"] + n["pooled_size"]
-    n["scratch_of_slot"] = n["scratch_size"] + PIXEL_BLOCK * (target_channels + groups * lanes(dtype))
+    dz_size = PIXEL_BLOCK * target_channels + groups * n["target_panels"] * n["dz_panel"]
+    n["scratch_of_slot"] = n["scratch_size"] + dz_size
     n["slot_size"] = groups * (n["depth"] + 1) * panel_size
     slots = 0
     scratch = n["packed_size"] + WORKERS * n["scratch_of_worker"]

@@ -5,8 +5,12 @@ the transforms are for.  Both factors of a product of polynomials are taken at `
 infinity, so that families of the same sum share their points, and with them the transform of the inputs.
 
 The points matter for the accuracy: 0, 1, -1, 2, -2, which are mostly used for six, cost two more binary digits than
-those below; the eight are the best of all such triples from 3/8 to 5/2 for filters of both sizes.  Barabasz and others,
-"Error analysis and improving the accuracy of Winograd convolution for deep neural networks" (2020).
+those below; the eight are the best of all such triples from 3/8 to 5/2 for filters of both sizes, and the mean error of
+the seven is within a tenth of the least of all that are made of numbers from 1/4 to 4.  Barabasz and others, "Error
+analysis and improving the accuracy of Winograd convolution for deep neural networks" (2020).
+
+An odd point without its negative comes last of the finite ones.  All other rows of B^T have the factor ``x - p`` then,
+by which a column is multiplied first (`stages`); what remains are the rows of the points in pairs.
 """
 
 from fractions import Fraction
@@ -18,13 +22,14 @@ from numba.extending import intrinsic
 
 from .simd import FUSED, REGISTER_BYTES
 
-FAMILIES = (2, 3), (4, 3), (6, 3), (2, 5), (4, 5)
+FAMILIES = (2, 3), (4, 3), (5, 3), (6, 3), (2, 5), (4, 5)
 
 # By their number, infinity included.  A point and its negative stand side by side: their rows differ by signs alone.
 # All entries of B^T and A^T are exact.
 POINTS = {
     4: ("0", "1", "-1"),
     6: ("0", "3/4", "-3/4", "3/2", "-3/2"),
+    7: ("0", "1/2", "-1/2", "1", "-1", "5/2"),
     8: ("0", "1", "-1", "1/2", "-1/2", "2", "-2"),
 }
 
@@ -67,7 +72,35 @@ def matrices(points, taps):
 
 
 INPUTS, FILTERS, OUTPUTS = range(3)
-_MATRICES = [matrices(POINTS[outputs + taps - 1], taps) for outputs, taps in FAMILIES]
+
+
+def stages(points, taps, kind):
+    """One of the matrices as the product of those that a column is multiplied by, the first one last.
+
+    Examples
+    --------
+    >>> pairs, single = stages([0, 1, -1, 2], 3, INPUTS)
+    >>> single[0], single[-1]
+    ((-2.0, 1.0, 0.0, 0.0, 0.0), (0.0, -1.0, 0.0, 1.0, 0.0))
+    >>> import numpy as np
+    >>> np.array_equal(np.array(pairs) @ np.array(single), matrices([0, 1, -1, 2], 3)[INPUTS])
+    True
+    """
+    matrix = matrices(points, taps)[kind]
+    if kind != INPUTS or len(points) % 2:
+        return (matrix,)
+    single = float(Fraction(points[-1]))
+    size = len(matrix)
+    *finite, infinite = matrices(points[:-1], taps)[INPUTS]
+    first = [[-single * (j == i) + (j == i + 1) for j in range(size)] for i in range(size - 1)]
+    last = [[*row, 0.0] for row in finite] + [[0.0] * (size - 1) + [1.0], [*infinite, 0.0]]
+    return tuple(map(tuple, last)), tuple(map(tuple, [*first, matrix[-2]]))
+
+
+_STAGES = [
+    tuple(stages(POINTS[outputs + taps - 1], taps, kind) for kind in (INPUTS, FILTERS, OUTPUTS))
+    for outputs, taps in FAMILIES
+]
 
 # ------------------------------------------------------------------ transforms, for as many channels as a vector holds
 
@@ -136,20 +169,20 @@ def _write_squares(context, builder, signature, arguments, kind, turned, finishi
     """
     number, end = arguments[0], builder.append_basic_block("transformed")
     choice = builder.switch(number, end)
-    for matrix in dict.fromkeys(found[kind] for found in _MATRICES):
+    for factors in dict.fromkeys(found[kind] for found in _STAGES):
         block = builder.append_basic_block("transform")
-        for family, found in enumerate(_MATRICES):
-            if found[kind] == matrix:
+        for family, found in enumerate(_STAGES):
+            if found[kind] == factors:
                 choice.add_case(ir.Constant(number.type, family), block)
         builder.position_at_end(block)
-        rows = tuple(zip(*matrix, strict=True)) if turned else matrix
-        _write_square(context, builder, signature, arguments, rows, finishing)
+        in_turn = [tuple(zip(*matrix, strict=True)) for matrix in factors] if turned else factors[::-1]
+        _write_square(context, builder, signature, arguments, in_turn, finishing)
         builder.branch(end)
     builder.position_at_end(end)
 
 
-def _write_square(context, builder, signature, arguments, matrix, finishing):
-    """Emit the code of a transform; ``finishing(vector_type)`` is a function that each result goes through."""
+def _write_square(context, builder, signature, arguments, in_turn, finishing):
+    """Emit the code of a transform by some matrices; ``finishing(vector_type)`` is what each result goes through."""
     source, target = 1, 5
     pointers = {
         number: context.make_array(signature.args[number])(context, builder, arguments[number]).data
@@ -165,10 +198,15 @@ def _write_square(context, builder, signature, arguments, matrix, finishing):
             place = builder.add(place, builder.mul(step, ir.Constant(step.type, count)))
         return builder.bitcast(builder.gep(pointers[number], [place]), vector.as_pointer())
 
-    cells = range(len(matrix[0]))
-    columns = [_times(builder, matrix, [builder.load(entry(source, i, j), align=size) for i in cells]) for j in cells]
-    for i in range(len(matrix)):
-        for j, result in enumerate(_times(builder, matrix, [column[i] for column in columns])):
+    def transformed(values):
+        for matrix in in_turn:
+            values = _times(builder, matrix, values)
+        return values
+
+    cells = range(len(in_turn[0][0]))
+    columns = [transformed([builder.load(entry(source, i, j), align=size) for i in cells]) for j in cells]
+    for i in range(len(columns[0])):
+        for j, result in enumerate(transformed([column[i] for column in columns])):
             builder.store(finish(result), entry(target, i, j), align=size)
 
 
