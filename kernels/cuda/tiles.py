@@ -50,6 +50,10 @@ class RegisterTile(NamedTuple):
         """The tile for strips that pass through registers: two have room, and there are registers for fewer blocks."""
         return self._replace(stages=2, blocks=max(1, self.blocks // 2))
 
+    def roomier(self):
+        """The tile with registers for two thirds of the blocks, for kernels that keep more addresses."""
+        return self._replace(blocks=max(1, self.blocks * 2 // 3))
+
 
 class Split(NamedTuple):
     """How `count` blocks share the entries of a patch: so many kernel rows each, or so many channels of one cell."""
@@ -136,9 +140,10 @@ else:
     # For channels that are fetched one by one: more threads to a tile, each with fewer of its addresses to keep.
     SCALAR_TILES = (RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3), RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3))
     # For tensor cores, by warps of 64 x 32 and of 64 x 64 sums; of 32 x 32 where a larger tile would have few warps.
+    # Three products: three warps for each of the four schedulers, of which one loads while others multiply.
     THREE_PRODUCT_TILES = (
-        RegisterTile(128, 64, 16, 3, 8, 8, 8, 4, 2),
-        RegisterTile(64, 64, 16, 3, 8, 8, 8, 4, 4),
+        RegisterTile(128, 64, 16, 3, 8, 8, 8, 4, 3),
+        RegisterTile(64, 64, 16, 3, 8, 8, 8, 4, 6),
         RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3),
     )
     FRAGMENT_TILES = (
