@@ -397,10 +397,8 @@ def put_patches(staged, target, t):
     """Write what `read_patches` read to shared memory."""
     for r in range(t.patch_fetches):
         for e in range(t.patch_each):
-            to, s = (
-                move(target, r * t.patch_step * t.left_stride + e * t.patch_apart),
-                (r * t.patch_each + e) * t.patch_width,
-            )
+            to = move(target, r * t.patch_step * t.left_stride + e * t.patch_apart)
+            s = (r * t.patch_each + e) * t.patch_width
             if t.wide_patches:
                 store4(to, staged[s], staged[s + 1], staged[s + 2], staged[s + 3])
             else:
@@ -503,14 +501,9 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
     """
     on_tensor_cores = fragments is not None
     t = _layout(tile, patch_width, filter_width, fragments)
-    thread_rows, thread_columns, thread_sums, depth = (
-        tile.thread_rows,
-        tile.thread_columns,
-        tile.thread_sums,
-        tile.depth,
-    )
+    thread_rows, thread_columns, thread_sums = tile.thread_rows, tile.thread_columns, tile.thread_sums
     rows, columns, row_step, column_step, parts, part = t.rows, t.columns, t.row_step, t.column_step, t.parts, t.part
-    left_stride, right_stride = t.left_stride, t.right_stride
+    depth, left_stride, right_stride = tile.depth, t.left_stride, t.right_stride
     patch_each, filter_numbers = t.patch_each, t.filter_each * filter_width
     staged_patches = t.patch_fetches * t.patch_each * patch_width
     staged_gradients = t.filter_fetches * filter_numbers

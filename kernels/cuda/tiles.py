@@ -164,8 +164,8 @@ else:
         RegisterTile(64, 64, 16, 2, 8, 8, 8, 4, 4),
         RegisterTile(64, 32, 16, 2, 8, 8, 8, 4, 8),
     )
-    # Gradients by filters: pixels are cut until the grid has about this many threads, but not below this many pixels;
-    # to begin a chunk, and to write and to add its sums, takes as long as about so many pixels.
+    # Gradients by filters: pixels are cut, without tiles until the grid has about this many threads, but not below this
+    # many pixels; to begin a chunk, and to write and to add its sums, takes as long as about so many pixels.
     CHUNK_THREADS, SMALLEST_CHUNK, CHUNK_COST = 65536, 128, 128
     # The sum over chunks: a block's threads, and how many of them share the chunks of one weight, few or many.
     CHUNK_SUM_THREADS, CHUNK_SUM_LANES = 256, (8, 32)
@@ -357,8 +357,8 @@ def chunks(pixels, blocks, threads):
 def filter_chunks(pixels, blocks, resident):
     """Into how many chunks, of what size, the pixels are cut for a gradient by filters in tiles.
 
-    A GPU that holds `resident` blocks at once takes ``ceil(chunks * blocks / resident)`` rounds, of which the last may
-    leave it nearly empty: of all numbers of chunks that one takes for which the rounds are shortest, all in all.
+    A GPU that holds `resident` blocks at once needs ``ceil(chunks * blocks / resident)`` rounds, the last of which may
+    leave most of it idle.  Taken is the number of chunks for which rounds times the length of a chunk are least.
 
     Parameters
     ----------
