@@ -11,8 +11,8 @@ Rules that every function of the table keeps:
 - pictures are ``(batch, height, width, channels)``, filters ``(kernel_height, kernel_width,
   channels / groups, out_channels)``, dense kernels ``(in, out)``, everything C-contiguous;
 - all floating arrays of a call have one dtype, float32 or float64, and sums are kept in it or in a wider one;
-- the order of every sum is fixed by the shapes alone, never by the number of threads, so
-  that results are bitwise repeatable;
+- the order of every sum is fixed by the shapes, and on CUDA by the kind of GPU, never by the
+  number of threads, so that results are bitwise repeatable;
 - NaN and infinities propagate as IEEE 754 says; a correlation computed by tiles (`cpu.winograd`) may spread one over
   the outputs of the tiles that see it;
 - nothing is validated: that is the work of `geometry` and of `gpuconv`.

@@ -17,12 +17,14 @@ from gpuconv.kernels.cuda.instructions import (
     copy4_if,
     copy_if,
     divide,
+    fragment_corner_steps,
     fragment_corners,
     load,
     load4,
     load4_if,
     load_if,
     move,
+    multiply_fragment_steps,
     multiply_fragments,
     multiply_rows,
     multiply_steps,
@@ -192,9 +194,36 @@ def _fragments_kernel(precision):
     return kernel
 
 
-def _product_of_fragments(run, precision, a, b):
+def _fragment_steps_kernel(precision):
+    def kernel(a, b, target):
+        left = cuda.shared.array(1152, np.float32, alignment=ALIGNMENT)
+        right = cuda.shared.array(1152, np.float32, alignment=ALIGNMENT)
+        sums = cuda.local.array(SUMS, np.float32)
+        lane = np.int32(cuda.threadIdx.x)
+        a_strip, b_strip = shared_address(left), shared_address(right)
+        for k in range(32):
+            store(move(a_strip, k * WARP_LEFT_STRIDE + lane), load(move(a, lane * 32 + k)))
+            store(move(b_strip, k * WARP_RIGHT_STRIDE + lane), load(move(b, k * 32 + lane)))
+        for place in range(SUMS):
+            sums[place] = np.float32(place)
+        cuda.syncthreads()
+        a_corner = move(a_strip, fragment_corner_steps(lane, WARP_LEFT_STRIDE))
+        b_corner = move(b_strip, fragment_corner_steps(lane, WARP_RIGHT_STRIDE))
+        multiply_fragment_steps(
+            sums, a_corner, b_corner, lane,
+            WARP_ROWS, WARP_COLUMNS, WARP_DEPTH, WARP_LEFT_STRIDE, WARP_RIGHT_STRIDE, precision,
+        )  # fmt: skip
+        for place in range(SUMS):
+            row = lane // 8 * 4 + lane // 4 % 2 * 16 + place // 8
+            column = lane % 4 * 4 + place % 8 // 4 * 16 + place % 4
+            store(move(target, row * 32 + column), sums[place])
+
+    return kernel
+
+
+def _product_of_fragments(run, kernel, a, b):
     target = np.full((32, 32), NOTHING)
-    run(_fragments_kernel(precision), 32, a, b, target)
+    run(kernel, 32, a, b, target)
     return target
 
 
@@ -202,16 +231,18 @@ def check_multiply_fragments(run):
     a, b = numbers(32, 32), numbers(32, 32)
     # Each sum began with the number of its place among the lane's.
     row, column = np.arange(32)[:, None], np.arange(32)
-    begun = row // 8 * 8 + column // 16 * 4 + column % 4
-    expected = begun + a.astype(np.float64) @ b
+    across = column // 16 * 4 + column % 4
     scale = np.abs(a).astype(np.float64) @ np.abs(b)
-    # Sums are cut at each of 32 terms at most, so are factors: by 10 bits each, or rounded to 7, or to 21 in two parts.
-    cut = 32 * 2.0**-23 * (begun + scale)
-    for precision, factors in ((THREE_TF32, 2.0**-20), (TF32, 2 * 2.0**-10), (BFLOAT16, 2 * 2.0**-8)):
-        error = np.abs(_product_of_fragments(run, precision, a, b) - expected)
-        assert (error <= cut + factors * scale).all()
-        # The precision is what was asked for, and no other.
-        assert precision == THREE_TF32 or error.max() > 2.0**-20 * scale.max()
+    for make, down in ((_fragments_kernel, row // 8), (_fragment_steps_kernel, row % 4)):
+        begun = down * 8 + across
+        expected = begun + a.astype(np.float64) @ b
+        # Sums are cut at each of 32 terms at most, so are factors: by 10 bits each, or rounded to 7, or to 21 in two.
+        cut = 32 * 2.0**-23 * (begun + scale)
+        for precision, factors in ((THREE_TF32, 2.0**-20), (TF32, 2 * 2.0**-10), (BFLOAT16, 2 * 2.0**-8)):
+            error = np.abs(_product_of_fragments(run, make(precision), a, b) - expected)
+            assert (error <= cut + factors * scale).all()
+            # The precision is what was asked for, and no other.
+            assert precision == THREE_TF32 or error.max() > 2.0**-20 * scale.max()
 
 
 def check_fragments_of_special_values(run):
@@ -219,7 +250,7 @@ def check_fragments_of_special_values(run):
     a, b = np.abs(numbers(32, 32)) + 1, np.abs(numbers(32, 32)) + 1
     a[3, 5], a[20, 30] = np.inf, np.nan
     for precision in (THREE_TF32, TF32, BFLOAT16):
-        got = _product_of_fragments(run, precision, a, b)
+        got = _product_of_fragments(run, _fragments_kernel(precision), a, b)
         # What three products have cut off an infinity may be no number.
         assert (~np.isfinite(got[3]) if precision == THREE_TF32 else got[3] == np.inf).all()
         assert np.isnan(got[20]).all()

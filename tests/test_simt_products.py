@@ -6,8 +6,9 @@ problem that crosses its edges, and what a profiler would count is looked at.
 
 import numpy as np
 import pytest
+import reference
 from gpuconv.kernels import formulas
-from gpuconv.kernels.cuda import product, tiles
+from gpuconv.kernels.cuda import product, tiles, toolkit
 from gpuconv.kernels.geometry import correlation_geometry
 from kernel_checks import CHECKS, Data
 from simt import Counters, Gpu
@@ -110,3 +111,30 @@ def test_entries_are_split_by_shapes_alone():
     assert split((8, 6, 6, 64), 3, 64) == tiles.Split(3, 1, 0)
     assert split((100, 1, 1, 576), 1, 64) == tiles.Split(4, 1, 144)
     assert split((128, 56, 56, 16), 7, 64) == tiles.Split(2, 4, 0)  # more cells than a mask has bits
+
+
+def test_sums_that_blocks_share_lie_further_apart_than_32_bits_count(monkeypatch):
+    g = correlation_geometry((1, 6, 6, 64), 3, 16, padding="same")
+    split = tiles.split(g)
+    assert split == tiles.Split(3, 1, 0)
+    data, apart = Data(3, np.float32), 2**30 + 12
+    x, filters = data.numbers(g.input_shape), data.numbers(g.filters_shape)
+    p = product.problem_of
+    monkeypatch.setattr(product, "problem_of", lambda *arguments: p(*arguments)._replace(y_split=np.int32(apart)))
+    with Gpu((8, 6)).installed() as gpu:
+        placed = [device.from_host(array) for array in (x, filters, data.garbage(g.output_shape))]
+        addresses = [toolkit.address(array) for array in placed]
+        launches = []
+        monkeypatch.setattr(toolkit, "launch", lambda *launch: launches.append(launch))
+        # So far before the output that the last of three blocks writes to it.
+        sums = np.uint64(int(addresses[2]) - 4 * 2 * apart)
+        product.multiply(*addresses[:2], None, g, formulas.LINEAR, 0, addresses[2], sums)
+        blocks = launches[0][1]
+        assert blocks == (1, 1, 3)
+        gpu.options["only"] = [2]
+        gpu.launch(*launches[0])
+        got = device.to_host(placed[2])
+    filters[:2] = 0  # the last block has the last kernel row
+    expected = reference.correlate2d(x, filters, np.zeros(16), g, reference.LINEAR, 0.0)
+    size = reference.correlate2d(np.abs(x), np.abs(filters), np.zeros(16), g, reference.LINEAR, 0.0)
+    assert (np.abs(got - expected) <= 3 * 64 * 2.0**-24 * size).all()

@@ -24,6 +24,9 @@ pixels is enough.  x comes by asynchronous copies (compute capability 8.0 and up
 through registers on all, where the activation's slope is applied to it and where the thread that fetched it adds it to
 the gradient of the bias.  To have few registers wait for memory, it comes in two halves of 8 pixels each.
 
+Where three products on tensor cores take the place of one (`product.fragments_of`), a warp multiplies strips of 64
+entries and 32 filters, which are fetched in the same way, and dz at once.
+
 Which pixel a thread fetches next follows from the last one by additions alone (`next_pixel`), where dividing its number
 by the picture's extents would take several times as many instructions.
 
@@ -32,14 +35,17 @@ and neighbouring threads access neighbouring ones.  For 128 x 128 sums, 256 numb
 multiply-adds a byte.  Strips are stored pixel by pixel, and read 4 entries or filters at once: no bank conflicts.
 
 What bounds it.  Multiply-adds, where there are channels and filters enough: for 1024 of them a thread executes 64 reads
-of shared memory and about 100 other instructions.  In a network's first layer, reading dy and y.
+of shared memory and about 100 other instructions.  On tensor cores, for 96 of their instructions a warp executes 12
+reads of shared memory, 192 instructions that split factors, 64 that add, and about 140 others; the tensor cores need
+longer for theirs.  In a network's first layer, reading dy and y.
 
 Where channels do not mix, `depthwise` has the sums of chunks.  The direct kernel, for float64 and other groups of few
 channels or filters, has a thread for each filter weight and chunk
 of pixels, which reads two or three numbers for each multiply-add; they come from the caches, which bounds it.
 
-Chunks depend on the shapes alone, and nothing is added in an order that depends on timing: results are repeatable bit
-by bit.
+Chunks are as many as fill a GPU once, or a few times (`tiles.filter_chunks`): they depend on the shapes and on how
+many multiprocessors there are.  Nothing is added in an order that depends on timing: on one kind of GPU results are
+repeatable bit by bit.
 """
 
 import functools
@@ -59,22 +65,25 @@ from .instructions import (
     copy4_if,
     copy_if,
     divide,
+    fragment_corner_steps,
     load,
     load4_if,
     load_if,
     move,
+    multiply_fragment_steps,
     multiply_steps,
     pin,
     shared_address,
     store,
     store4,
 )
+from .product import fragments_of
 from .toolkit import cuda
 
 # Groups with fewer channels or filters than this would leave most of every tile empty.
 SMALLEST_GROUP = 8
 PIXELS_PAST = 64
-COLUMNS, LANES = tiles.COLUMNS_OF_BLOCK, tiles.COLUMN_THREADS // tiles.COLUMNS_OF_BLOCK
+SUM_THREADS = tiles.CHUNK_SUM_THREADS
 
 
 def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias):
@@ -107,13 +116,15 @@ def _gradient_by_tiles(x, dy, y, g, activation, alpha, dfilters, dbias):
     patch_width = 4 if g.channels // g.groups % 4 == 0 and toolkit.is_aligned(x) else 1
     together = g.out_channels // g.groups % 4 == 0 and toolkit.is_aligned(dy) and toolkit.is_aligned(y)
     filter_width = 4 if together else 1
-    tile, blocks, splits, p = _plan(g, patch_width)
+    capability = toolkit.compute_capability()
+    quads = patch_width == filter_width == 4
+    tile, blocks, splits, p, fragments = _plan(g, patch_width, quads, capability, toolkit.multiprocessors())
     chunk_sums, sums, bias_sums = None, toolkit.address(dfilters), toolkit.address(dbias)
     if splits > 1 or (filter_width == 4 and not toolkit.is_aligned(sums)):
         chunk_sums = toolkit.workspace(splits * (dfilters.size + dbias.size), np.float32)
         sums, bias_sums = toolkit.address(chunk_sums), toolkit.address(chunk_sums, splits * dfilters.size)
-    copying = toolkit.compute_capability() >= (8, 0)
-    kernel = _tiled_kernel(tile, patch_width, filter_width, copying, int(activation))
+    copying = capability >= (8, 0)
+    kernel = _tiled_kernel(tile, patch_width, filter_width, copying, int(activation), fragments)
     toolkit.launch(kernel, blocks, (tile.threads,), x, dy, y, p, np.float32(alpha), sums, bias_sums)
     if chunk_sums is not None:
         _add_chunks(chunk_sums, splits, dfilters, dbias)
@@ -139,8 +150,10 @@ def _gradient_directly(x, dy, y, g, activation, alpha, dfilters, dbias):
 
 def _add_chunks(chunk_sums, splits, dfilters, dbias):
     dfilters, dbias = toolkit.flat(dfilters), toolkit.flat(dbias)
-    blocks = (tiles.blocks_for(dfilters.size + dbias.size, COLUMNS),)
-    toolkit.launch(_sum_chunks, blocks, (COLUMNS, LANES), chunk_sums, np.int32(splits), dfilters, dbias)
+    lanes = tiles.chunk_sum_lanes(splits)
+    blocks = (tiles.blocks_for(dfilters.size + dbias.size, SUM_THREADS // lanes),)
+    arguments = chunk_sums, np.int32(splits), np.int32(lanes), dfilters, dbias
+    toolkit.launch(_sum_chunks, blocks, (SUM_THREADS,), *arguments)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -148,16 +161,23 @@ def _add_chunks(chunk_sums, splits, dfilters, dbias):
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(g, patch_width):
-    """Tile, grid, number of chunks and `Problem` of a correlation's geometry."""
+def _plan(g, patch_width, quads, capability, multiprocessors):
+    """Tile, grid, number of chunks, `Problem` and way on tensor cores, or None, of a correlation's geometry.
+
+    `quads` says whether both factors are fetched four numbers at once, without which tensor cores are not used.
+    """
     int32_geometry(g)  # refuses what 32 bits cannot count
     group_channels, group_filters = g.channels // g.groups, g.out_channels // g.groups
     entries, pixels = g.kernel_height * g.kernel_width * group_channels, g.batch * g.out_height * g.out_width
-    tile = tiles.filter_tile(entries, group_filters)
+    # Always with the precision of float32.
+    fragments = fragments_of("float32", capability, min(entries, pixels), group_filters) if quads else None
+    choices = tiles.FILTER_TILES if fragments is None else tiles.FILTER_FRAGMENT_TILES
+    tile = tiles.filter_tile(choices, entries, group_filters)
     row_blocks, column_blocks = tiles.product_blocks(tile, entries, group_filters)
-    splits, chunk = tiles.chunks(pixels, row_blocks * column_blocks * g.groups, tile.threads)
+    resident = tiles.resident_blocks(tile, capability, multiprocessors)
+    splits, chunk = tiles.filter_chunks(pixels, row_blocks * column_blocks * g.groups, resident)
 
-    lines, across = divmod(_layout(tile, patch_width, 1).patch_step, g.out_width)
+    lines, across = divmod(_layout(tile, patch_width, 1, fragments).patch_step, g.out_width)
     pictures, down = divmod(lines, g.out_height)
     down, across = down * g.stride_height, across * g.stride_width
     line_end, picture_end = g.out_width * g.stride_width, g.out_height * g.stride_height
@@ -168,7 +188,7 @@ def _plan(g, patch_width):
         down, across, ((pictures * g.height + down) * g.width + across) * g.channels, line_end, picture_end,
         (g.stride_height * g.width - line_end) * g.channels, (g.height - picture_end) * g.width * g.channels,
     )  # fmt: skip
-    return tile, (row_blocks, column_blocks, g.groups * splits), splits, Problem(*map(np.int32, numbers))
+    return tile, (row_blocks, column_blocks, g.groups * splits), splits, Problem(*map(np.int32, numbers)), fragments
 
 
 class Problem(NamedTuple):
@@ -212,12 +232,13 @@ class Layout(NamedTuple):
 
     A thread fetches, of every `patch_step`-th pixel, `patch_each` times `patch_width` neighbouring entries,
     `patch_apart` entries apart, and likewise of every `filter_step`-th pixel filters; each as often as `fetches` says
-    for half a strip.
+    for a part of a strip, of which there are `parts`, of `part` pixels.
     """
 
     rows: int
     columns: int
-    half: int
+    parts: int
+    part: int
     wide_patches: bool
     patch_width: int
     patch_lanes: int
@@ -233,7 +254,9 @@ class Layout(NamedTuple):
     filter_step: int
     filter_fetches: int
     # Where things lie in shared memory.
+    left_stride: int
     right_begin: int
+    right_stride: int
     strips_size: int
     # Multiplying: a warp's lanes, and where the tile of the next warp begins.
     lanes_down: int
@@ -245,20 +268,24 @@ class Layout(NamedTuple):
     column_step: int
 
 
-def _layout(tile, patch_width, filter_width):
-    """The layout of a `tiles.RegisterTile`."""
+def _layout(tile, patch_width, filter_width, fragments=None):
+    """The layout of a `tiles.RegisterTile`; with `fragments`, of one that tensor cores multiply."""
+    # Tensor cores add up 16 pixels before they round; their lanes meet in no bank if strips are a little wider.
+    parts, wider = (2, 0) if fragments is None else (1, 4)
+    part, left_stride, right_stride = tile.depth // parts, tile.rows + wider, tile.columns + wider
     patch_lanes = min(tile.rows // patch_width, tile.threads, tiles.WARP)
     filter_lanes = min(tile.columns // filter_width, tile.threads, tiles.WARP)
     patch_step, filter_step = tile.threads // patch_lanes, tile.threads // filter_lanes
     return Layout(
-        rows=tile.rows, columns=tile.columns, half=tile.depth // 2,
+        rows=tile.rows, columns=tile.columns, parts=parts, part=part,
         wide_patches=patch_width == 4, patch_width=patch_width, patch_lanes=patch_lanes,
         patch_each=tile.rows // (patch_lanes * patch_width), patch_apart=patch_lanes * patch_width,
-        patch_step=patch_step, patch_fetches=tile.depth // 2 // patch_step,
+        patch_step=patch_step, patch_fetches=part // patch_step,
         wide_filters=filter_width == 4, filter_width=filter_width, filter_lanes=filter_lanes,
         filter_each=tile.columns // (filter_lanes * filter_width), filter_apart=filter_lanes * filter_width,
-        filter_step=filter_step, filter_fetches=tile.depth // 2 // filter_step,
-        right_begin=tile.depth * tile.rows, strips_size=tile.depth * (tile.rows + tile.columns),
+        filter_step=filter_step, filter_fetches=part // filter_step,
+        left_stride=left_stride, right_begin=tile.depth * left_stride, right_stride=right_stride,
+        strips_size=tile.depth * (left_stride + right_stride),
         lanes_down=tile.lanes_down, lanes=tile.lanes_down * tile.lanes_across,
         warps_down=tile.rows // (tile.lanes_down * tile.thread_rows), warp_rows=tile.lanes_down * tile.thread_rows,
         warp_columns=tile.lanes_across * tile.thread_columns,
@@ -338,10 +365,10 @@ def is_inside(patch, e, p):
 def copy_patches(x, patch, target, p, t):
     """Begin to copy a thread's part of a strip of patches to shared memory, with zeros for what does not exist."""
     walk, _, _, _, places = patch
-    for r in range(2 * t.patch_fetches):
+    for r in range(t.parts * t.patch_fetches):
         for e in range(t.patch_each):
             source = move(x, int32(walk[3] + places[e]))
-            to = move(target, r * t.patch_step * t.rows + e * t.patch_apart)
+            to = move(target, r * t.patch_step * t.left_stride + e * t.patch_apart)
             if t.wide_patches:
                 copy4_if(is_inside(patch, e, p), source, to)
             else:
@@ -352,7 +379,7 @@ def copy_patches(x, patch, target, p, t):
 
 @inline
 def read_patches(x, patch, staged, p, t):
-    """Read a thread's part of half a strip of patches, with zeros for what does not exist."""
+    """Read what a thread has of a part of a strip of patches, with zeros for what does not exist."""
     walk, _, _, _, places = patch
     for r in range(t.patch_fetches):
         for e in range(t.patch_each):
@@ -370,7 +397,8 @@ def put_patches(staged, target, t):
     """Write what `read_patches` read to shared memory."""
     for r in range(t.patch_fetches):
         for e in range(t.patch_each):
-            to, s = move(target, r * t.patch_step * t.rows + e * t.patch_apart), (r * t.patch_each + e) * t.patch_width
+            to = move(target, r * t.patch_step * t.left_stride + e * t.patch_apart)
+            s = (r * t.patch_each + e) * t.patch_width
             if t.wide_patches:
                 store4(to, staged[s], staged[s + 1], staged[s + 2], staged[s + 3])
             else:
@@ -383,7 +411,7 @@ def put_patches(staged, target, t):
 
 @inline
 def read_gradients(dy, y, place, ends, staged, values, sloped, p, t):
-    """Read a thread's part of half a strip of dy, and of y if it matters, with zeros for what does not exist."""
+    """Read what a thread has of a part of a strip of dy, and of y if it matters, with zeros for what does not exist."""
     for r in range(t.filter_fetches):
         for e in range(t.filter_each):
             wanted, s = place[0] < ends[e], (r * t.filter_each + e) * t.filter_width
@@ -410,7 +438,7 @@ def put_gradients(staged, values, bias, target, sloped, activation, alpha, t):
                 if sloped:
                     staged[s] = staged[s] * slope_from_value(activation, alpha, values[s])
                 bias[own] += staged[s]
-            to = move(target, r * t.filter_step * t.columns + e * t.filter_apart)
+            to = move(target, r * t.filter_step * t.right_stride + e * t.filter_apart)
             s = (r * t.filter_each + e) * t.filter_width
             if t.wide_filters:
                 store4(to, staged[s], staged[s + 1], staged[s + 2], staged[s + 3])
@@ -428,6 +456,14 @@ def own_corner(thread, t):
     warp, lane = thread // t.lanes, thread % t.lanes
     row = warp % t.warps_down * t.warp_rows + lane % t.lanes_down * 4
     return int32(row), int32(warp // t.warps_down * t.warp_columns + lane // t.lanes_down * 4)
+
+
+@inline
+def fragment_corner(thread, t):
+    """As `own_corner`, of sums that tensor cores make."""
+    warp, lane = thread // t.lanes, thread % t.lanes
+    row = warp % t.warps_down * t.warp_rows + lane // 8 * 4 + lane // 4 % 2 * 16
+    return int32(row), int32(warp // t.warps_down * t.warp_columns + lane % 4 * 4)
 
 
 @inline
@@ -449,7 +485,7 @@ def store_sums(sums, target, first_entry, first_filter, entries_of_thread, filte
 
 
 @functools.cache
-def _tiled_kernel(tile, patch_width, filter_width, copying, activation):
+def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragments=None):
     """The kernel for a tile.
 
     Parameters
@@ -460,10 +496,14 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation):
     copying : bool
         Whether the GPU copies asynchronously.
     activation : int
+    fragments : int, optional
+        How tensor cores multiply: see `instructions.multiply_fragment_steps`.  Default: they do not.
     """
-    t = _layout(tile, patch_width, filter_width)
-    thread_rows, thread_columns, thread_sums, half = tile.thread_rows, tile.thread_columns, tile.thread_sums, t.half
-    rows, columns, row_step, column_step = t.rows, t.columns, t.row_step, t.column_step
+    on_tensor_cores = fragments is not None
+    t = _layout(tile, patch_width, filter_width, fragments)
+    thread_rows, thread_columns, thread_sums = tile.thread_rows, tile.thread_columns, tile.thread_sums
+    rows, columns, row_step, column_step, parts, part = t.rows, t.columns, t.row_step, t.column_step, t.parts, t.part
+    depth, left_stride, right_stride = tile.depth, t.left_stride, t.right_stride
     patch_each, filter_numbers = t.patch_each, t.filter_each * filter_width
     staged_patches = t.patch_fetches * t.patch_each * patch_width
     staged_gradients = t.filter_fetches * filter_numbers
@@ -505,31 +545,38 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation):
         base = shared_address(strips)
         lane, order = int32(thread % t.patch_lanes), int32(thread // t.patch_lanes)
         place_entries(patch, begin, end, group, first_entry, lane, order, p, t)
-        left_target = pin(move(base, order * rows + lane * t.patch_width))
+        left_target = pin(move(base, order * left_stride + lane * t.patch_width))
         lane, order = int32(thread % t.filter_lanes), int32(thread // t.filter_lanes)
         f, own_column = int32(first_filter + lane * t.filter_width), int32(lane * t.filter_width)
         place[0] = int32((begin + order) * p.out_channels + group * p.group_filters + f)
         for e in range(t.filter_each):
             # Places of one filter grow from pixel to pixel, so that one comparison knows both ends.
             ends[e] = int32(end * p.out_channels) if f + e * t.filter_apart < p.group_filters else int32(0)
-        right_target = pin(move(base, t.right_begin + order * columns + own_column))
+        right_target = pin(move(base, t.right_begin + order * right_stride + own_column))
 
         # What it multiplies.
-        row, column = own_corner(thread, t)
+        lane = int32(thread % t.lanes)
+        if on_tensor_cores:
+            warp = thread // t.lanes
+            row = int32(warp % t.warps_down * t.warp_rows + fragment_corner_steps(lane, left_stride))
+            column = int32(warp // t.warps_down * t.warp_columns + fragment_corner_steps(lane, right_stride))
+        else:
+            row, column = own_corner(thread, t)
         left, right = pin(move(base, row)), pin(move(base, t.right_begin + column))
 
-        for h in range(2):
+        for h in range(parts):
             read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
             if not copying:
                 read_patches(x, patch, entries, p, t)
-                put_patches(entries, move(left_target, h * half * rows), t)
-            put_gradients(gradients, values, bias, move(right_target, h * half * columns), sloped, activation, alpha, t)
+                put_patches(entries, move(left_target, h * part * left_stride), t)
+            to_right = move(right_target, h * part * right_stride)
+            put_gradients(gradients, values, bias, to_right, sloped, activation, alpha, t)
         if copying:
             copy_patches(x, patch, left_target, p, t)
 
         # What is fetched lies one pair of strips from what is multiplied, before it or after it by turns.
         swap = int32(strips_size)
-        rest = divide(int32(end - begin + (2 * half - 1)), int32(2 * half))
+        rest = divide(int32(end - begin + (depth - 1)), int32(depth))
         while rest > 0:
             left_target, right_target = move(left_target, swap), move(right_target, swap)
             if copying:
@@ -541,19 +588,30 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation):
             else:
                 read_patches(x, patch, entries, p, t)
             read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
-            multiply_steps(sums, left, right, thread_rows, thread_columns, half, rows, columns, row_step, column_step)
+            if on_tensor_cores:
+                multiply_fragment_steps(
+                    sums, left, right, lane,
+                    thread_rows, thread_columns, depth, left_stride, right_stride, fragments,
+                )  # fmt: skip
+            else:
+                multiply_steps(
+                    sums, left, right,
+                    thread_rows, thread_columns, part, left_stride, right_stride, row_step, column_step,
+                )  # fmt: skip
             if not copying:
                 put_patches(entries, left_target, t)
                 read_patches(x, patch, entries, p, t)
             put_gradients(gradients, values, bias, right_target, sloped, activation, alpha, t)
-            read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
-            multiply_steps(
-                sums, move(left, half * rows), move(right, half * columns),
-                thread_rows, thread_columns, half, rows, columns, row_step, column_step,
-            )  # fmt: skip
-            if not copying:
-                put_patches(entries, move(left_target, half * rows), t)
-            put_gradients(gradients, values, bias, move(right_target, half * columns), sloped, activation, alpha, t)
+            if not on_tensor_cores:
+                read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
+                multiply_steps(
+                    sums, move(left, part * left_stride), move(right, part * right_stride),
+                    thread_rows, thread_columns, part, left_stride, right_stride, row_step, column_step,
+                )  # fmt: skip
+                if not copying:
+                    put_patches(entries, move(left_target, part * left_stride), t)
+                to_right = move(right_target, part * right_stride)
+                put_gradients(gradients, values, bias, to_right, sloped, activation, alpha, t)
             left, right = move(left, swap), move(right, swap)
             swap = int32(-swap)
             rest = int32(rest - 1)
@@ -563,7 +621,10 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation):
         first_entry, first_filter = int32(cuda.blockIdx.x * rows), int32(cuda.blockIdx.y * columns)
         split = divide(int32(cuda.blockIdx.z), p.groups)
         group_first = int32((cuda.blockIdx.z - split * p.groups) * p.group_filters)
-        row, column = own_corner(thread, t)
+        if on_tensor_cores:
+            row, column = fragment_corner(thread, t)
+        else:
+            row, column = own_corner(thread, t)
         target = move(chunk_sums, int32(split * p.entries * p.out_channels))
         store_sums(
             sums, target, int32(first_entry + row), int32(first_filter + column), thread_rows, thread_columns,
@@ -637,24 +698,40 @@ def _direct_kernel(activation):
 
 
 @cuda.jit(cache=True)
-def _sum_chunks(chunk_sums, splits, dfilters, dbias):
-    # Neighbouring threads have neighbouring weights; several threads share the chunks of one, each every LANES-th.
+def _sum_chunks(chunk_sums, splits, lanes, dfilters, dbias):
+    """Add up what chunks have of each weight.
+
+    Neighbouring threads have neighbouring weights; `lanes` threads share the chunks of one, each every `lanes`-th.
+    Four numbers are asked for before one is added, since what bounds this is how long memory takes to answer.
+    """
     real = chunk_sums.dtype.type
-    partial = cuda.shared.array((LANES, COLUMNS), chunk_sums.dtype)
-    column, lane = cuda.threadIdx.x, cuda.threadIdx.y
-    i = cuda.blockIdx.x * COLUMNS + column
+    partial = cuda.shared.array(SUM_THREADS, chunk_sums.dtype)
+    thread = int32(cuda.threadIdx.x)
+    columns = quotient(SUM_THREADS, lanes)
+    lane = quotient(thread, columns)
+    column = int32(thread - lane * columns)
+    i = cuda.blockIdx.x * columns + column
     place, step = i, dfilters.size
     if i >= dfilters.size:
         place, step = splits * dfilters.size + i - dfilters.size, dbias.size
     total = real(0)
     if i < dfilters.size + dbias.size:
-        for split in range(lane, splits, LANES):
+        split = lane
+        while split < splits - 3 * lanes:
+            a = chunk_sums[split * step + place]
+            b = chunk_sums[(split + lanes) * step + place]
+            c = chunk_sums[(split + 2 * lanes) * step + place]
+            d = chunk_sums[(split + 3 * lanes) * step + place]
+            total = total + a + b + c + d
+            split += 4 * lanes
+        while split < splits:
             total += chunk_sums[split * step + place]
-    partial[lane, column] = total
+            split += lanes
+    partial[thread] = total
     cuda.syncthreads()
     if lane == 0 and i < dfilters.size + dbias.size:
-        for other in range(1, LANES):
-            total += partial[other, column]
+        for other in range(1, lanes):
+            total += partial[other * columns + column]
         if i < dfilters.size:
             dfilters[i] = total
         else:

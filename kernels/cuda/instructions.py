@@ -11,7 +11,8 @@ they see by the width.  An address counts in float32 numbers, and everything her
 four at once must lie at a multiple of 16 bytes.
 
 A register tile is a `cuda.local.array` whose places are all known when the kernel is compiled.  `multiply_rows` and
-`multiply_steps` add a product of two strips in shared memory to one; `multiply_fragments` does so on tensor cores.
+`multiply_steps` add a product of two strips in shared memory to one; `multiply_fragments` and
+`multiply_fragment_steps` do so on tensor cores.
 `multiply_patches` and `multiply_column` add what a part of a window makes of the pixels under it.
 
 Each function has a twin of the same name for Numba's simulator, which stands first, and says what both do.  There
@@ -195,11 +196,30 @@ if SIMULATED:
         b = _right_strip(move(right, 4 * place), columns, depth, right_stride, 16)
         _add_product(sums, _narrowed(a, precision), _narrowed(b, precision))
 
+    def multiply_fragment_steps(sums, left, right, lane, rows, columns, depth, left_stride, right_stride, precision):
+        """Add the product of a left strip stored by steps, ``(k, row)``, and a right strip ``(k, column)``.
+
+        As `multiply_fragments`, but the sums of lane ``4 i + j`` are of rows ``c .. c + 3`` with ``c = i // 2 * 4 + i %
+        2 * 16``, the same 32 further on, and so forth; `left` and `right` are `fragment_corner_steps` of the lane in
+        the strips of the warp, `rows` is a multiple of 4, and both strides are 4 more than a multiple of 8.
+        """
+        group, place = int(lane) // 4, int(lane) % 4
+        left = move(left, -int(fragment_corner_steps(lane, left_stride)))
+        right = move(right, -int(fragment_corner_steps(lane, right_stride)))
+        a = _right_strip(move(left, group // 2 * 4 + group % 2 * 16), rows, depth, left_stride, 32).T
+        b = _right_strip(move(right, 4 * place), columns, depth, right_stride, 16)
+        _add_product(sums, _narrowed(a, precision), _narrowed(b, precision))
+
+    def fragment_corner_steps(lane, stride):
+        """How far from the beginning of a strip stored by steps the address lies that a lane gives for it."""
+        lane = int(lane)
+        slot = lane // 4
+        return lane % 4 * stride + slot // 2 * 4 + slot % 2 * 16
+
     def fragment_corners(lane, left_stride, right_stride):
         """How far from the beginning of its warp's strips the addresses lie that a lane gives `multiply_fragments`."""
         lane = int(lane)
-        slot = lane // 4
-        return lane % 16 * left_stride + lane // 16 * 4, lane % 4 * right_stride + slot // 2 * 4 + slot % 2 * 16
+        return lane % 16 * left_stride + lane // 16 * 4, fragment_corner_steps(lane, right_stride)
 
     def _narrowed(numbers, precision):
         bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
@@ -584,16 +604,27 @@ else:
 
         def generate(context, builder, signature, arguments):
             lane = arguments[0]
-
-            def part(divisor, modulus, factor):
-                number = builder.urem(builder.udiv(lane, _i32(divisor)), _i32(modulus))
-                return builder.mul(number, _i32(factor))
-
-            down = builder.add(part(1, 16, constants[0]), part(16, 2, 4))
-            along = builder.add(part(1, 4, constants[1]), builder.add(part(8, 4, 4), part(4, 2, 16)))
-            return cgutils.pack_array(builder, [down, along])
+            down = builder.add(_digit(builder, lane, 1, 16, constants[0]), _digit(builder, lane, 16, 2, 4))
+            return cgutils.pack_array(builder, [down, _corner_steps(builder, lane, constants[1])])
 
         return result(types.int32, left_stride, right_stride), generate
+
+    @intrinsic
+    def fragment_corner_steps(typing, lane, stride):
+        (constant,) = _constants(stride)
+
+        def generate(context, builder, signature, arguments):
+            return _corner_steps(builder, arguments[0], constant)
+
+        return types.int32(types.int32, stride), generate
+
+    def _digit(builder, number, divisor, modulus, factor):
+        digit = builder.urem(builder.udiv(number, _i32(divisor)), _i32(modulus))
+        return builder.mul(digit, _i32(factor))
+
+    def _corner_steps(builder, lane, stride):
+        slots = builder.add(_digit(builder, lane, 8, 4, 4), _digit(builder, lane, 4, 2, 16))
+        return builder.add(_digit(builder, lane, 1, 4, stride), slots)
 
     @intrinsic
     def multiply_fragments(typing, sums, left, right, lane, rows, columns, depth, left_stride, right_stride, precision):
@@ -605,6 +636,29 @@ else:
             for first in range(0, depth, 16):
                 steps = first, first + 8
                 a = [[tile.left(block * 16 * left_stride + k) for k in steps] for block in range(rows // 2)]
+                for four in range(columns // 8):
+                    b = [tile.right(k * right_stride + four * 32, 4 * right_stride) for k in steps]
+                    tile.add_products(four, a, list(zip(*b, strict=True)), precision)
+            tile.keep()
+            return context.get_dummy_value()
+
+        return types.void(sums, types.uint32, types.uint32, types.int32, *constants), generate
+
+    @intrinsic
+    def multiply_fragment_steps(
+        typing, sums, left, right, lane, rows, columns, depth, left_stride, right_stride, precision
+    ):
+        constants = rows, columns, depth, left_stride, right_stride, precision
+        rows, columns, depth, left_stride, right_stride, precision = _constants(*constants)
+
+        def generate(context, builder, signature, arguments):
+            tile = _FragmentTile(context, builder, signature, arguments, rows, columns)
+            for first in range(0, depth, 16):
+                steps = first, first + 8
+                a = []
+                for four in range(rows // 4):
+                    pairs = [tile.left_pair(k * left_stride + four * 32, 4 * left_stride) for k in steps]
+                    a += zip(*pairs, strict=True)
                 for four in range(columns // 8):
                     b = [tile.right(k * right_stride + four * 32, 4 * right_stride) for k in steps]
                     tile.add_products(four, a, list(zip(*b, strict=True)), precision)
@@ -627,7 +681,9 @@ else:
             self.places = [builder.gep(data, [_i32(place)], inbounds=True) for place in range(rows * columns)]
             self.sums = [builder.load(place) for place in self.places]
             self.left_address = arguments[1]
-            self.right_strip = _pointer(builder, arguments[2], _SHARED, _float)
+            self.left_strip, self.right_strip = (
+                _pointer(builder, address, _SHARED, _float) for address in arguments[1:3]
+            )
 
         def left(self, offset):
             """A fragment's 4 numbers of this lane, as 32 bits each."""
@@ -636,22 +692,29 @@ else:
             four = _assembly(self.builder, text, "=r,=r,=r,=r,r,~{memory}", kind, [self.left_address])
             return [self.builder.extract_value(four, place) for place in range(4)]
 
+        def left_pair(self, offset, half):
+            """Of each of two fragments of a strip stored by steps, this lane's 4 numbers."""
+            a, b, c, d = zip(*self._quads(self.left_strip, offset, half), strict=True)
+            pairs = (a, b), (c, d)
+            return [self._anew([number[k] for k in range(2) for number in pair]) for pair in pairs]
+
         def right(self, offset, half):
             """Of each of four fragments, this lane's 2 numbers."""
-            quads = []
+            return list(zip(*self._quads(self.right_strip, offset, half), strict=True))
+
+        def _quads(self, strip, offset, half):
             for place in (offset, offset + half):
-                pointer = self.builder.gep(self.right_strip, [_i32(place)], inbounds=True)
+                pointer = self.builder.gep(strip, [_i32(place)], inbounds=True)
                 numbers = _load4(self.builder, self.builder.bitcast(pointer, ir.PointerType(_four, _SHARED)))
-                quads.append([self.builder.bitcast(number, _i32) for number in numbers])
-            return list(zip(*quads, strict=True))
+                yield [self.builder.bitcast(number, _i32) for number in numbers]
 
         def add_products(self, four, a, b, precision):
             """Add the products of left fragments and the right ones number `four`, 16 terms each, in two steps."""
+            if precision != BFLOAT16:
+                b = [[self._anew(step) for step in steps] for steps in b]
             if precision == THREE_TF32:
                 a, b = ([[self._split(step) for step in steps] for steps in fragments] for fragments in (a, b))
-            elif precision == TF32:
-                b = [[self._anew(step) for step in steps] for steps in b]
-            else:
+            elif precision == BFLOAT16:
                 a = [self._packed([step[k::2] for step in steps for k in range(2)]) for steps in a]
                 b = [self._packed(steps) for steps in b]
             for block, left in enumerate(a):
@@ -691,13 +754,13 @@ else:
                 cut = builder.and_(bits, _i32(0xFFFFE000))
                 rest = builder.fsub(builder.bitcast(bits, _float), builder.bitcast(cut, _float))
                 small.append(builder.add(builder.bitcast(rest, _i32), _i32(0x1000)))
-            return self._anew(numbers), small
+            return numbers, small
 
         def _anew(self, numbers):
             """The same numbers, as results of an addition of -0.
 
-            Tensor cores take the right factor from two registers side by side, where a load of four numbers does not
-            put it.  The assembler moves loaded numbers there for every use, but computes these in their place.
+            Tensor cores take a factor from registers side by side, where a load of four numbers does not put it, but
+            `ldmatrix` does.  The assembler moves loaded numbers there for every use, but computes these in their place.
             """
             code = ir.InlineAsm(ir.FunctionType(_i32, [_float]), "add.rn.f32 $0, $1, 0f80000000;", "=r,f")
             return [self.builder.call(code, [self.builder.bitcast(number, _float)]) for number in numbers]

@@ -20,11 +20,11 @@ Memory traffic.  A 128 x 128 tile fetches 2 (128 + 128) depth bytes for every 12
 multiply-adds a byte, and overlapping patches come from the caches.
 
 What bounds it.  Multiply-adds: for 1024 of them a thread of a 128 x 128 tile executes 64 reads of shared memory and
-about 50 other instructions.
+about 55 other instructions.  On tensor cores, these: see `fragments_of`.
 
-Padding.  Which cells of a pixel's patch lie inside of the picture is known from one mask of 32 bits, made once and
-shifted along with the entries; what lies outside is not fetched, and zero takes its place.  Windows of more cells are
-split by kernel rows.
+Padding.  Which cells of a pixel's patch lie inside of the picture is known from one mask of 32 bits, made once, of
+which the bit of an entry's cell is looked at, the same for all pixels; what lies outside is not fetched, and zero takes
+its place.  Windows of more cells are split by kernel rows.
 
 Banks.  The left strip is stored by rows, each 4 numbers longer than it is deep: of 8 threads that read from 8
 neighbouring rows none meet in a bank.  Of threads that write together, those of one row write neighbouring numbers,
@@ -51,7 +51,6 @@ from .instructions import (
     TF32,
     THREE_TF32,
     await_copies,
-    bit,
     close_copies,
     copy4_if,
     copy_if,
@@ -68,7 +67,6 @@ from .instructions import (
     same_thread,
     shared_address,
     shift_left,
-    shift_right,
     store,
     store4,
 )
@@ -306,9 +304,10 @@ def pixel_of(thread, t):
 
 @inline
 def place_patches(p, t, first_pixel, group, first_row, entry, sources, inside):
-    """For every pixel that a thread fetches for: the address of an entry of its patch, and its cells inside.
+    """For every pixel that a thread fetches for: the place of an entry of its patch, and its cells inside.
 
-    Entries are counted from a kernel row on.
+    Entries are counted from a kernel row on.  Returns the entry's kernel column, channel and cell, as its bit in the
+    masks of cells.
     """
     row, column, channel = entry_place(entry, p)
     cell = int32(row * p.kernel_width + column)
@@ -322,27 +321,27 @@ def place_patches(p, t, first_pixel, group, first_row, entry, sources, inside):
         sources[i] = int32(place + group * p.group_channels + channel)
         inside[i] = uint32(0)
         if pixel < p.pixels:
-            inside[i] = shift_right(cells_inside(top, left, first_row, p), cell)
-    return column, channel
+            inside[i] = cells_inside(top, left, first_row, p)
+    return column, channel, power_of_two(cell)
 
 
 @inline
-def move_on(sources, inside, column, channel, p, t):
-    """Let every patch's place be that of the next tile's entry; returns its kernel column and channel."""
+def move_on(sources, column, channel, cell, p, t):
+    """Let every patch's place be that of the next tile's entry; returns its kernel column, channel and cell."""
     column, channel, cells, advance = next_place(column, channel, p, t)
     for i in range(t.patch_fetches):
-        sources[i], inside[i] = int32(sources[i] + advance), shift_right(inside[i], cells)
-    return column, channel
+        sources[i] = int32(sources[i] + advance)
+    return column, channel, shift_left(cell, cells)
 
 
 @inline
-def copy_tile(x, filters, sources, inside, filter_source, entries_left, left_target, right_target, p, t):
+def copy_tile(x, filters, sources, inside, cell, filter_source, entries_left, left_target, right_target, p, t):
     """Begin to copy a tile's strips to shared memory, with zeros for what does not exist.
 
     Returns the place of the next tile's filters.
     """
     for i in range(t.patch_fetches):
-        wanted = bit(inside[i], 0)
+        wanted = uint32(inside[i] & cell)
         target = move(left_target, i * t.pixel_step * t.left_stride)
         if t.patch_quads:
             copy4_if(wanted, move(x, sources[i]), target)
@@ -350,20 +349,20 @@ def copy_tile(x, filters, sources, inside, filter_source, entries_left, left_tar
             copy_if(wanted, move(x, sources[i]), target)
     for i in range(t.filter_fetches):
         wanted = entries_left > (0 if t.whole else i * t.entry_step)
+        source = move(filters, int32(filter_source + i * p.filter_step))
         target = move(right_target, i * t.entry_step * t.right_stride)
         if t.filter_quads:
-            copy4_if(wanted, move(filters, filter_source), target)
+            copy4_if(wanted, source, target)
         else:
-            copy_if(wanted, move(filters, filter_source), target)
-        filter_source = int32(filter_source + p.filter_step)
-    return filter_source
+            copy_if(wanted, source, target)
+    return int32(filter_source + t.filter_fetches * p.filter_step)
 
 
 @inline
-def read_tile(x, filters, sources, inside, filter_source, entries_left, patches, weights, p, t):
+def read_tile(x, filters, sources, inside, cell, filter_source, entries_left, patches, weights, p, t):
     """Read a thread's part of a tile's strips, with zeros for what does not exist; returns as `copy_tile`."""
     for i in range(t.patch_fetches):
-        wanted = bit(inside[i], 0)
+        wanted = uint32(inside[i] & cell)
         if t.patch_quads:
             patches[4 * i], patches[4 * i + 1], patches[4 * i + 2], patches[4 * i + 3] = load4_if(
                 wanted, move(x, sources[i])
@@ -372,13 +371,13 @@ def read_tile(x, filters, sources, inside, filter_source, entries_left, patches,
             patches[i] = load_if(wanted, move(x, sources[i]))
     for i in range(t.filter_fetches):
         wanted = entries_left > (0 if t.whole else i * t.entry_step)
+        source = move(filters, int32(filter_source + i * p.filter_step))
         if t.filter_quads:
-            a, b, c, d = load4_if(wanted, move(filters, filter_source))
+            a, b, c, d = load4_if(wanted, source)
             weights[4 * i], weights[4 * i + 1], weights[4 * i + 2], weights[4 * i + 3] = a, b, c, d
         else:
-            weights[i] = load_if(wanted, move(filters, filter_source))
-        filter_source = int32(filter_source + p.filter_step)
-    return filter_source
+            weights[i] = load_if(wanted, source)
+    return int32(filter_source + t.filter_fetches * p.filter_step)
 
 
 @inline
@@ -539,9 +538,11 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
         # What this thread fetches, and where it puts it.
         pixel, entry = pixel_of(thread, t), int32(thread % t.patch_lanes * t.patch_width)
         entry_in_row = int32(first_channel + entry)
-        column, channel = place_patches(p, t, first_pixel + pixel, group, first_row, entry_in_row, sources, inside)
+        column, channel, cell = place_patches(
+            p, t, first_pixel + pixel, group, first_row, entry_in_row, sources, inside
+        )
         if whole:
-            column, channel = int32(0), first_channel
+            column, channel, cell = int32(0), first_channel, uint32(1)
         left_target = pin(move(shared_address(strips), int32(pixel * t.left_stride + entry)))
         f, entry = int32(thread % t.filter_lanes * t.filter_width), int32(thread // t.filter_lanes)
         filter_source = filter_place(first_entry + entry, first_filter + f, group, p)
@@ -569,9 +570,9 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
                 if stage < tiles_left:
                     to_left, to_right = move(left_target, stage * stage_size), move(right_target, stage * stage_size)
                     filter_source = copy_tile(
-                        x, filters, sources, inside, filter_source, entries_left, to_left, to_right, p, t
+                        x, filters, sources, inside, cell, filter_source, entries_left, to_left, to_right, p, t
                     )
-                    column, channel = move_on(sources, inside, column, channel, p, t)
+                    column, channel, cell = move_on(sources, column, channel, cell, p, t)
                     if not whole:
                         entries_left = int32(entries_left - depth)
                 close_copies()
@@ -583,9 +584,9 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
                     fill = stage_before(use, stage_size, strips_size)
                     to_left, to_right = move(left_target, fill), move(right_target, fill)
                     filter_source = copy_tile(
-                        x, filters, sources, inside, filter_source, entries_left, to_left, to_right, p, t
+                        x, filters, sources, inside, cell, filter_source, entries_left, to_left, to_right, p, t
                     )
-                    column, channel = move_on(sources, inside, column, channel, p, t)
+                    column, channel, cell = move_on(sources, column, channel, cell, p, t)
                     if not whole:
                         entries_left = int32(entries_left - depth)
                 close_copies()
@@ -604,16 +605,18 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
         else:
             patches = cuda.local.array(patch_numbers, np.float32)
             weights = cuda.local.array(filter_numbers, np.float32)
-            filter_source = read_tile(x, filters, sources, inside, filter_source, entries_left, patches, weights, p, t)
+            filter_source = read_tile(
+                x, filters, sources, inside, cell, filter_source, entries_left, patches, weights, p, t
+            )
             put_tile(patches, weights, left_target, right_target, t)
             while tiles_left > 0:
                 cuda.syncthreads()
                 if tiles_left > 1:
-                    column, channel = move_on(sources, inside, column, channel, p, t)
+                    column, channel, cell = move_on(sources, column, channel, cell, p, t)
                     if not whole:
                         entries_left = int32(entries_left - depth)
                     filter_source = read_tile(
-                        x, filters, sources, inside, filter_source, entries_left, patches, weights, p, t
+                        x, filters, sources, inside, cell, filter_source, entries_left, patches, weights, p, t
                     )
                 multiply_rows(
                     sums, move(left, use), move(right, use),
@@ -625,7 +628,8 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
                 tiles_left = int32(tiles_left - 1)
 
         # The loop needs every register: what only comes after it is computed after it.
-        y = move(y, int32(split * p.y_split))
+        for _ in range(split):
+            y = move(y, p.y_split)  # one by one, since 32 bits may not hold the sum
         if on_tensor_cores:
             pixel, f = fragment_corner(same_thread(thread), t)
         else:
@@ -649,9 +653,11 @@ def _sum_splits_kernel(options):
         # Neighbouring threads read neighbouring numbers of each split.
         i, size = int32(cuda.grid(1)), int32(p.pixels * p.out_channels)
         while i < size:
-            total = load(move(sums, i))
-            for split in range(1, splits):
-                total += load(move(sums, int32(split * size + i)))
+            source = move(sums, i)
+            total = load(source)
+            for _ in range(1, splits):
+                source = move(source, size)
+                total += load(source)
             pixel = divide(i, p.out_channels)
             f = int32(i - pixel * p.out_channels)
             place = i
@@ -687,6 +693,11 @@ def fragments_of(precision, capability, entries, filters):
     With the precision of float32 they do so in three products.  That pays where a product of TF32 numbers takes less
     than a third of the time: on the GPUs of data centres, of compute capability 8.0 and 9.0, but not on others, whose
     tensor cores multiply TF32 numbers as fast as their multipliers float32 ones; and where sums are long enough.
+
+    What bounds three products.  For 96 instructions of the tensor cores, of 1024 multiply-adds each, a warp executes 12
+    reads of shared memory, 160 instructions that split factors, 64 that add, and about 75 others: 400 in all, one a
+    cycle from each scheduler, while the tensor cores take 96 times 6 cycles on 9.0 and 96 times 8 on 8.0, as the
+    assembler spaces them.  Three warps on each scheduler keep them busy while one waits for a strip.
 
     In sums of 1728 random terms, the largest error is 1.7e-8 of the sum of their sizes with three products, 7.1e-8 with
     float32 multiply-adds, 6.8e-5 with TF32 and 1.7e-4 with bfloat16 (`tests/test_simt_tensor_cores.py`).
@@ -736,6 +747,7 @@ def multiply(x, filters, bias, g, activation, alpha, y, sums=None, places=None):
     tile = tiles.register_tile(choices, pixels, group_filters, layers, group_channels, toolkit.multiprocessors())
     tile = tile if asynchronous else tile.staged()
     whole = patch_width == 4 and group_channels % tile.depth == 0
+    tile = tile.roomier() if fragments == THREE_TF32 and not whole else tile
     options = int(activation), bias is not None, places is not None, split is not None
     layout = layout_of(tile, patch_width, filter_width, whole, fragments is not None)
     p = problem_of(g, layout.depth, layout.entry_step, split, places or (0, 0, 0))

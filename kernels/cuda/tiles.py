@@ -50,6 +50,10 @@ class RegisterTile(NamedTuple):
         """The tile for strips that pass through registers: two have room, and there are registers for fewer blocks."""
         return self._replace(stages=2, blocks=max(1, self.blocks // 2))
 
+    def roomier(self):
+        """The tile with registers for two thirds of the blocks, for kernels that keep more addresses."""
+        return self._replace(blocks=max(1, self.blocks * 2 // 3))
+
 
 class Split(NamedTuple):
     """How `count` blocks share the entries of a patch: so many kernel rows each, or so many channels of one cell."""
@@ -115,7 +119,9 @@ if SIMULATED:
     THREE_PRODUCT_TILES = FRAGMENT_TILES = (RegisterTile(16, 32, 16, 2, 2, 8, 8, 4, 1),)
     ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 8, 3
     FILTER_TILES = (RegisterTile(16, 8, 8, 2, 4, 4, 2, 2, 1), RegisterTile(8, 8, 4, 2, 4, 4, 2, 2, 1))
-    CHUNK_THREADS, SMALLEST_CHUNK = 16, 16
+    FILTER_FRAGMENT_TILES = (RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 1),)
+    CHUNK_THREADS, SMALLEST_CHUNK, CHUNK_COST = 16, 16, 16
+    CHUNK_SUM_THREADS, CHUNK_SUM_LANES = 8, (2, 4)
     FIRST_THREADS = 8
     NARROW_THREADS, NARROW_LANES = 8, (4, 2)
     DEPTHWISE_THREADS, DEPTHWISE_LANES, DEPTHWISE_BLOCKS, FEWEST_RUNS = 8, 4, 4, 2
@@ -134,9 +140,10 @@ else:
     # For channels that are fetched one by one: more threads to a tile, each with fewer of its addresses to keep.
     SCALAR_TILES = (RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3), RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3))
     # For tensor cores, by warps of 64 x 32 and of 64 x 64 sums; of 32 x 32 where a larger tile would have few warps.
+    # Three products: three warps for each of the four schedulers, of which one loads while others multiply.
     THREE_PRODUCT_TILES = (
-        RegisterTile(128, 64, 16, 3, 8, 8, 8, 4, 2),
-        RegisterTile(64, 64, 16, 3, 8, 8, 8, 4, 4),
+        RegisterTile(128, 64, 16, 3, 8, 8, 8, 4, 3),
+        RegisterTile(64, 64, 16, 3, 8, 8, 8, 4, 6),
         RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3),
     )
     FRAGMENT_TILES = (
@@ -151,8 +158,17 @@ else:
         RegisterTile(128, 32, 16, 2, 8, 8, 8, 4, 6),
         RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 16),
     )
-    # Gradients by filters: pixels are cut until the grid has about this many threads, but not below this many pixels.
-    CHUNK_THREADS, SMALLEST_CHUNK = 65536, 128
+    # For tensor cores, by warps of 64 x 32 sums.
+    FILTER_FRAGMENT_TILES = (
+        RegisterTile(128, 64, 16, 2, 8, 8, 8, 4, 2),
+        RegisterTile(64, 64, 16, 2, 8, 8, 8, 4, 4),
+        RegisterTile(64, 32, 16, 2, 8, 8, 8, 4, 8),
+    )
+    # Gradients by filters: pixels are cut, without tiles until the grid has about this many threads, but not below this
+    # many pixels; to begin a chunk, and to write and to add its sums, takes as long as about so many pixels.
+    CHUNK_THREADS, SMALLEST_CHUNK, CHUNK_COST = 65536, 128, 128
+    # The sum over chunks: a block's threads, and how many of them share the chunks of one weight, few or many.
+    CHUNK_SUM_THREADS, CHUNK_SUM_LANES = 256, (8, 32)
     # A network's first layer.
     FIRST_THREADS = 128
     # Gradients by input of few channels: a block's threads, and how many of them may be side by side.
@@ -317,7 +333,7 @@ def blocks_for(count, size):
     return -(-int(count) // size)
 
 
-def filter_tile(entries, filters):
+def filter_tile(choices, entries, filters):
     """The tile for a gradient by filters: the one whose blocks cost least, work on what does not exist included."""
 
     def cost(tile):
@@ -325,7 +341,7 @@ def filter_tile(entries, filters):
         # A number that is fetched costs as much as about 8 multiply-adds.
         return row_blocks * column_blocks * (tile.rows * tile.columns + 8 * (tile.rows + tile.columns))
 
-    return min(FILTER_TILES, key=cost)
+    return min(choices, key=cost)
 
 
 def chunks(pixels, blocks, threads):
@@ -336,6 +352,47 @@ def chunks(pixels, blocks, threads):
     wanted = min(blocks_for(CHUNK_THREADS, blocks * threads), blocks_for(pixels, SMALLEST_CHUNK))
     chunk = blocks_for(blocks_for(pixels, wanted), 16) * 16 if wanted > 1 else int(pixels)
     return blocks_for(pixels, chunk), chunk
+
+
+def filter_chunks(pixels, blocks, resident):
+    """Into how many chunks, of what size, the pixels are cut for a gradient by filters in tiles.
+
+    A GPU that holds `resident` blocks at once needs ``ceil(chunks * blocks / resident)`` rounds, the last of which may
+    leave most of it idle.  Taken is the number of chunks for which rounds times the length of a chunk are least.
+
+    Parameters
+    ----------
+    pixels : int
+    blocks : int
+        Tiles of the result: blocks that share a chunk.
+    resident : int
+        As of `resident_blocks`.
+    """
+
+    def cut(wanted):
+        chunk = blocks_for(blocks_for(pixels, wanted), 16) * 16 if wanted > 1 else int(pixels)
+        return blocks_for(pixels, chunk), chunk
+
+    def cost(choice):
+        count, chunk = choice
+        return blocks_for(count * blocks, resident) * (chunk + CHUNK_COST)
+
+    most = min(blocks_for(4 * resident, blocks), blocks_for(pixels, SMALLEST_CHUNK))
+    return min((cut(wanted) for wanted in range(1, most + 1)), key=cost)
+
+
+def resident_blocks(tile, capability, multiprocessors):
+    """How many blocks of a tile of a gradient by filters a GPU holds at once, by registers and by shared memory."""
+    # Shared memory of a multiprocessor, in KiB, as NVIDIA's programming guide has it, of which the system takes some.
+    shared = {(7, 5): 64, (8, 0): 164, (9, 0): 228, (10, 0): 228}.get(tuple(capability), 100) << 10
+    own = 4 * tile.stages * tile.depth * (tile.rows + tile.columns) + (1024 if capability >= (8, 0) else 0)
+    return max(1, min(tile.blocks, shared // own)) * multiprocessors
+
+
+def chunk_sum_lanes(chunks):
+    """How many threads share the chunks of one weight."""
+    few, many = CHUNK_SUM_LANES
+    return few if chunks <= 8 * many else many
 
 
 def depthwise_lanes(vectors):

@@ -1,0 +1,95 @@
+"""Gradients by filters in tiles, as PTX executed on the CPU: tensor cores, chunks of pixels, and the sum over these.
+
+`test_simt_kernels` runs them through the table on shapes that are too small for tensor cores and have few chunks.
+"""
+
+import numpy as np
+import pytest
+import reference
+from gpuconv.kernels import formulas
+from gpuconv.kernels.cuda import correlate_filters, tiles
+from gpuconv.kernels.geometry import correlation_geometry
+from kernel_checks import CHECKS, Data
+from simt import Counters, Gpu
+from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cannot be had
+
+# Two ragged blocks of entries and of filters in every tile, a ragged last strip of pixels, and cells beyond the edges.
+GEOMETRY = correlation_geometry((1, 10, 13, 12), (4, 3), 68, padding="same")
+CASE = {"geometry": GEOMETRY, "activation": formulas.RELU}
+
+
+@pytest.mark.parametrize("tile", tiles.FILTER_FRAGMENT_TILES, ids=lambda tile: f"{tile.rows}x{tile.columns}")
+def test_every_tile_on_tensor_cores(tile, monkeypatch):
+    monkeypatch.setattr(tiles, "FILTER_FRAGMENT_TILES", (tile,))
+    correlate_filters._plan.cache_clear()
+    counters = Counters()
+    with Gpu((8, 0), counters=counters).installed() as gpu:
+        CHECKS["correlate2d_gradient_filters"](device, Data(3, np.float32), **CASE)
+    correlate_filters._plan.cache_clear()
+    assert gpu.launched[0][2] == (tile.threads,)
+    assert any(kind.startswith("mma.sync") for kind in counters.warps)
+    assert counters.bank_conflicts() == 0
+
+
+def test_tensor_cores_are_as_accurate_as_multiply_adds():
+    data = Data(5, np.float32)
+    g = correlation_geometry((4, 12, 12, 8), 3, 32)
+    x, dy = data.numbers(g.input_shape), data.numbers(g.output_shape)
+    exact, _ = reference.correlate2d_gradient_filters(x, dy, dy, g, reference.LINEAR, 0.0)
+    size, _ = reference.correlate2d_gradient_filters(np.abs(x), np.abs(dy), dy, g, reference.LINEAR, 0.0)
+    worst = {}
+    for capability in ((8, 6), (9, 0)):
+        counters = Counters()
+        with Gpu(capability, counters=counters).installed() as gpu:
+            gpu.multiprocessors = 1  # sums of many pixels
+            placed = [device.from_host(array) for array in (x, dy, data.garbage(g.filters_shape), data.garbage(32))]
+            device.correlate2d_gradient_filters(placed[0], placed[1], placed[1], g, formulas.LINEAR, 0.0, *placed[2:])
+            worst[capability] = (np.abs(device.to_host(placed[2]) - exact) / size).max()
+        assert any(kind.startswith("mma.sync") for kind in counters.warps) == (capability == (9, 0))
+    assert worst[9, 0] <= worst[8, 6]
+
+
+def test_infinities_stay_where_they_are():
+    data = Data(7, np.float32)
+    g = correlation_geometry((1, 8, 8, 64), 1, 32)
+    x, dy = np.abs(data.numbers(g.input_shape)) + 1, np.abs(data.numbers(g.output_shape)) + 1
+    x[0, 3, 3, 5], x[0, 7, 7, 40] = np.inf, np.nan
+    with Gpu((9, 0)).installed():
+        placed = [device.from_host(array) for array in (x, dy, data.garbage(g.filters_shape), data.garbage(32))]
+        device.correlate2d_gradient_filters(placed[0], placed[1], placed[1], g, formulas.LINEAR, 0.0, *placed[2:])
+        got = device.to_host(placed[2])[0, 0]
+    assert not np.isfinite(got[5]).any()
+    assert np.isnan(got[40]).all()
+    assert np.isfinite(np.delete(got, (5, 40), axis=0)).all()
+
+
+@pytest.mark.parametrize("splits", [1, 7, 33, 300])
+def test_the_sum_over_chunks(splits):
+    data = Data(2, np.float64)
+    sums = [data.numbers((splits, size)) for size in (3 * 23, 23)]
+    with Gpu().installed():
+        chunk_sums = device.from_host(np.concatenate([part.ravel() for part in sums]))
+        dfilters, dbias = (device.from_host(data.garbage(size)) for size in (3 * 23, 23))
+        correlate_filters._add_chunks(chunk_sums, splits, dfilters, dbias)
+        got = device.to_host(dfilters), device.to_host(dbias)
+    for total, part in zip(got, sums, strict=True):
+        bound = splits * np.finfo(np.float64).eps * np.abs(part).sum(0)
+        assert (np.abs(total - part.sum(0)) <= bound).all()
+
+
+def test_chunks_fill_whole_rounds():
+    # 9 tiles, 6 of them at once on each of 132 multiprocessors: one round of 792 blocks.
+    assert tiles.filter_chunks(128 * 56 * 56, 9, 792) == (88, 4576)
+    # Pixels for fewer blocks than a GPU holds.
+    assert tiles.filter_chunks(1280, 1, 792) == (10, 128)
+    # More tiles than it holds: 3 chunks of 500 tiles make 2 rounds, where 1 would leave a third of the GPU idle.
+    count, chunk = tiles.filter_chunks(100_000, 500, 792)
+    assert count == 3
+    assert count * chunk >= 100_000 > (count - 1) * chunk
+
+
+def test_blocks_that_a_gpu_holds():
+    tile = next(tile for tile in tiles.FILTER_TILES if (tile.rows, tile.columns) == (64, 64))
+    assert tiles.resident_blocks(tile, (9, 0), 132) == 6 * 132  # by registers
+    assert tiles.resident_blocks(tile, (8, 6), 84) == 5 * 84  # by shared memory
+    assert tiles.resident_blocks(tile, (7, 5), 40) == 4 * 40
