@@ -2,8 +2,8 @@
 
 Numba makes machine code of every function that it compiles, and copies its LLVM code into each function that calls it,
 where all of it is optimised and made machine code again.  Functions that only compiled functions call do without code
-of their own here: their callers get them as they were written, and optimise once what they are made of.  That halves
-the time of the first step of training.
+of their own here: their callers get them as they were written, and optimise once what they are made of.  The first step
+of training takes a third less time so.
 """
 
 import contextlib
