@@ -689,7 +689,7 @@ class Dropout(Layer):
         state.active = training and self.rate > 0
         if not state.active:
             return x
-        state.step = Counter(self.calls)
+        state.step = Counter(self.calls, again=lambda: self.calls)
         self.calls += 1
         self.device.dropout(x, self.rate, self._key, self.stream, state.step, state.y)
         return state.y

@@ -3,8 +3,10 @@
 A step of training is: gather a batch, forward through the layers, loss and gradient in one
 kernel, backward through the layers, penalties, optimiser.  All of it runs on one device and
 nothing waits for it: losses and metrics add up on the device and are read once an epoch
-(and, for the progress bar, a few times a second).  From the second step of an epoch on, the
-kernels are called as they were recorded in the first (`recording`), and so are those of evaluation and prediction.
+(and, for the progress bar, a few times a second).  From the second step on, the kernels are
+called as they were recorded in the first (`recording`), and so are those of evaluation and
+prediction.  The first is that of a call of `fit`, or of an epoch if callbacks of the user's own
+may change something in between.
 """
 
 import contextlib
@@ -375,12 +377,12 @@ class Sequential:
                 y = y[:kept]
 
         self._bind()
-        data = self._to_device(x, y)
-        validation = validation and self._to_device(*validation)
+        trained = self._epoch(x, y, batch_size)
+        validated = validation and self._epoch(*validation, validation_batch_size)
         # All large arrays are made here, so that a device without room for them leaves everything as it is.
         batches = [(min(batch_size, len(x)), True)]
-        if validation:
-            batches.append((min(validation_batch_size, validation.x.shape[0]), False))
+        if validated:
+            batches.append((min(validation_batch_size, validated.count), False))
         for batch, training in sorted(batches, reverse=True):
             self._states(batch, training)
         history = self.history = callback_module.History()
@@ -397,11 +399,16 @@ class Sequential:
         for epoch in range(initial_epoch, epochs):
             for watcher in watchers:
                 watcher.on_epoch_begin(epoch)
-            order = random.permutation(len(x)) if shuffle else np.arange(len(x))
+            if not all(map(_is_own, watchers)):
+                # Callbacks of the user's own may have changed anything.
+                for known in filter(None, (trained, validated)):
+                    known.repeat = None
+            if shuffle:
+                self._reorder(trained, random.permutation(len(x)))
             with _Progress(epoch, epochs, -(-len(x) // batch_size), verbose) as progress:
-                logs = self._train_epoch(data, order.astype(np.int32), batch_size, progress)
-                if validation:
-                    values = self._evaluate(validation, validation_batch_size)
+                logs = self._train_epoch(trained, progress)
+                if validated:
+                    values = self._evaluate(validated)
                     logs.update({f"val_{name}": value for name, value in values.items()})
                 progress.finish(logs)
             for watcher in watchers:
@@ -423,8 +430,7 @@ class Sequential:
         self._require_compiled("train_on_batch")
         x, y = self._checked_data(x, y)
         self._bind()
-        order = np.arange(len(x), dtype=np.int32)
-        logs = self._train_epoch(self._to_device(x, y), order, len(x), _Progress(0, 1, 1, 0))
+        logs = self._train_epoch(self._epoch(x, y, len(x)), _Progress(0, 1, 1, 0))
         return _as_keras(logs, return_dict)
 
     def evaluate(self, x, y, batch_size=None, verbose="auto", return_dict=False):
@@ -440,7 +446,7 @@ class Sequential:
         verbose = _verbosity(verbose)
         x, y = self._checked_data(x, y)
         self._bind()
-        logs = self._evaluate(self._to_device(x, y), batch_size)
+        logs = self._evaluate(self._epoch(x, y, batch_size))
         if verbose:
             sys.stdout.write(f"{len(x)} samples - {_values(logs)}\n")
         return _as_keras(logs, return_dict)
@@ -458,8 +464,7 @@ class Sequential:
         with self._nothing_built_if_refused():
             x = self._checked_input(x, "x")
         self._bind()
-        samples = self.device.from_host(x.reshape(len(x), -1))
-        order = self.device.from_host(np.arange(len(x), dtype=np.int32))
+        samples, order = self.device.from_host(_rows(x)), self._order(np.arange(len(x)))
         outputs = self.device.empty((len(x), int(np.prod(self._output))), self.dtype)
 
         def step(device, states, start, place):
@@ -467,7 +472,8 @@ class Sequential:
             output = self._forward(states.x, states, training=False)
             device.put(output.reshape(states.batch, -1), start, outputs)
 
-        for _ in self._steps(step, len(x), batch_size, self._prediction_repeatable):
+        epoch = SimpleNamespace(count=len(x), batch_size=batch_size, repeat=None)
+        for _ in self._steps(step, epoch, self._prediction_repeatable):
             pass
         return self.device.to_host(outputs).reshape(len(x), *self._output)
 
@@ -539,26 +545,18 @@ class Sequential:
         self._penalty(device)
         self._add_up(device, states, place, epoch.record)
 
-    def _train_epoch(self, data, order, batch_size, progress):
-        count, place = len(order), 0
-        epoch = self._epoch(data, order, batch_size)
+    def _train_epoch(self, epoch, progress):
+        place = 0
         repeatable = bool(self._parameters.shape[0]) and _is_own(self.optimizer) and self._evaluation_repeatable
         step = functools.partial(self._step, epoch=epoch)
-
-        def read(steps):
-            return self._read(epoch.record, steps, batch_size, min(steps * batch_size, count))
-
-        for some in self._steps(step, count, batch_size, repeatable, training=True):
+        for some in self._steps(step, epoch, repeatable, training=True):
             place += some
-            progress.advance(some, functools.partial(read, place))
-        return read(place)
+            progress.advance(some, functools.partial(self._read, epoch, place))
+        return self._read(epoch, place)
 
-    def _evaluate(self, data, batch_size):
-        count = data.x.shape[0]
-        epoch = self._epoch(data, np.arange(count, dtype=np.int32), batch_size)
+    def _evaluate(self, epoch):
         step = functools.partial(self._evaluation_step, epoch=epoch)
-        steps = sum(self._steps(step, count, batch_size, self._evaluation_repeatable))
-        return self._read(epoch.record, steps, batch_size, count)
+        return self._read(epoch, sum(self._steps(step, epoch, self._evaluation_repeatable)))
 
     @property
     def _evaluation_repeatable(self):
@@ -569,22 +567,22 @@ class Sequential:
     def _prediction_repeatable(self):
         return all(map(_is_repeatable, self.layers))
 
-    def _steps(self, step, count, batch_size, repeatable, training=False):
-        """Make one pass over `count` samples, in batches; yields after some of them how many they were.
+    def _steps(self, step, epoch, repeatable, training=False):
+        """Make one pass over the samples of an epoch, in batches; yields after some of them how many they were.
 
         Parameters
         ----------
         step : callable
             ``step(device, states=, start=, place=)`` does what is to be done with the samples from `start` on, which
             make batch number `place`.
-        count, batch_size : int
+        epoch : as `_epoch` makes it
         repeatable : bool
             Whether batches of one size make the same calls, so that those of the first can be repeated.
         training : bool, default False
         """
-        place = 0
+        place, count, batch_size = 0, epoch.count, epoch.batch_size
         if repeatable and count // batch_size >= _FEWEST_REPEATED:
-            for some in self._repeat(step, count // batch_size, batch_size, training):
+            for some in self._repeat(step, epoch, training):
                 place += some
                 yield some
         for start in range(place * batch_size, count, batch_size):
@@ -593,17 +591,21 @@ class Sequential:
             place += 1
             yield 1
 
-    def _repeat(self, step, steps, batch_size, training):
-        """Batches of one size, of which the first is recorded and then repeated."""
-        states = self._states(batch_size, training)
-        with recording(self.device, self.layers) as recorder:
-            step(recorder, states=states, start=Counter(0, batch_size), place=Counter(0))
-        yield 1
-        repeat = recorder.repetition()
-        left, some = steps - 1, 1
+    def _repeat(self, step, epoch, training):
+        """Batches of one size, of which the first is recorded, once for all passes, and then repeated."""
+        left, some = epoch.count // epoch.batch_size, 1
+        if epoch.repeat is None:
+            counters = {"start": Counter(0, epoch.batch_size), "place": Counter(0)}
+            with recording(self.device, self.layers) as recorder:
+                step(recorder, states=self._states(epoch.batch_size, training), **counters)
+            yield 1
+            left -= 1
+            epoch.repeat = recorder.repetition()
+        else:
+            epoch.repeat.restart()
         while left:
             started = time.perf_counter()
-            repeat(some)
+            epoch.repeat(some)
             if training:
                 self.optimizer.iterations += some
                 for layer in self.layers:
@@ -614,25 +616,39 @@ class Sequential:
             seconds = max(time.perf_counter() - started, 1e-9)
             some = min(max(int(some * _REPEATING_SECONDS / seconds), 1), left)
 
-    def _epoch(self, data, order, batch_size):
-        """A data set on the device, the order of its samples, and room for what each batch adds up to."""
-        record = self._record(-(-len(order) // batch_size))
-        return SimpleNamespace(data=data, order=self.device.from_host(order), record=record)
+    def _epoch(self, x, y, batch_size):
+        """What passes over a data set need.
 
-    def _record(self, steps):
-        """One number a step for loss, metrics and penalty, on the device."""
-        device, dtype = self.device, self.dtype
-        return SimpleNamespace(
+        It and the order of its samples, on the device; room for what each batch adds up to; and what repeats a batch's
+        calls, once it is known.
+        """
+        device, count, dtype = self.device, len(x), self.dtype
+        steps = -(-count // batch_size)
+        data = SimpleNamespace(x=device.from_host(_rows(x)), y=device.from_host(_rows(y)))
+        record = SimpleNamespace(
+            # One number a step for loss, metrics and penalty.
             totals=[device.zeros((steps,), dtype) for _ in range(1 + len(self._resolved_metrics))],
             penalties=device.zeros((steps,), dtype),
         )
+        return SimpleNamespace(
+            data=data, order=self._order(np.arange(count)), record=record, count=count, batch_size=batch_size,
+            repeat=None,
+        )  # fmt: skip
 
-    def _read(self, record, steps, batch_size, count):
-        """Means over the first `steps` batches, which hold `count` samples."""
-        rows = self._rows_per_sample
+    def _order(self, numbers):
+        return self.device.from_host(numbers.astype(np.int32))
+
+    def _reorder(self, epoch, order):
+        """Let samples come in another order."""
+        self.device.copy(self._order(order), epoch.order)
+
+    def _read(self, epoch, steps):
+        """Means over the first `steps` batches."""
+        count = min(steps * epoch.batch_size, epoch.count)
+        rows, record = self._rows_per_sample, epoch.record
         means = [self.device.to_host(total)[:steps].sum(dtype=np.float64) / (count * rows) for total in record.totals]
-        sizes = np.full(steps, batch_size)
-        sizes[-1] = count - batch_size * (steps - 1)
+        sizes = np.full(steps, epoch.batch_size)
+        sizes[-1] = count - epoch.batch_size * (steps - 1)
         means[0] += (self.device.to_host(record.penalties)[:steps] * sizes).sum(dtype=np.float64) / count
         return {name: float(mean) for name, mean in zip(self._value_names, means, strict=True)}
 
@@ -643,9 +659,9 @@ class Sequential:
         with self._undone():
             if self.loss is not None:
                 shape, dtype = (self._output[:-1], np.int32) if self.loss.sparse else (self._output, self.dtype)
-                data = self._to_device(x, np.zeros((batch, *shape), dtype))
-                self._train_epoch(data, np.arange(batch, dtype=np.int32), batch, _Progress(0, 1, 1, 0))
-                self._evaluate(data, batch)
+                epoch = self._epoch(x, np.zeros((batch, *shape), dtype), batch)
+                self._train_epoch(epoch, _Progress(0, 1, 1, 0))
+                self._evaluate(epoch)
             self.predict(x, batch, verbose=0)
 
     @contextlib.contextmanager
@@ -777,11 +793,6 @@ class Sequential:
 
         return array
 
-    def _to_device(self, x, y):
-        """A data set on the device, one row a sample."""
-        rows = [np.ascontiguousarray(part).reshape(len(part), -1) for part in (x, y)]
-        return SimpleNamespace(x=self.device.from_host(rows[0]), y=self.device.from_host(rows[1]))
-
     # ------------------------------------------------------------------ checks
 
     def _checked_input(self, x, name):
@@ -866,6 +877,11 @@ def warmup(model, batch_size=32):
         model._rehearse(batch_size)
     finally:
         gc.set_threshold(*thresholds)
+
+
+def _rows(array):
+    """A data set with one row a sample."""
+    return np.ascontiguousarray(array).reshape(len(array), -1)
 
 
 def _is_repeatable(part):

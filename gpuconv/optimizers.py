@@ -137,7 +137,7 @@ class Adam(Optimizer):
     def _apply(self, device, parameters, gradients):
         device.adam(
             gradients, self.learning_rate, self.beta_1, self.beta_2, self.epsilon,
-            Counter(self.iterations), self.weight_decay, parameters, *self._moments,
+            Counter(self.iterations, again=lambda: self.iterations + 1), self.weight_decay, parameters, *self._moments,
         )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Steps of training that are taken again: which kernel gets which arrays is found out once.
 
-A step's arrays stay where they are, so that the second step of an epoch makes the same calls as the first.  A
+A step's arrays stay where they are, so that the second step makes the same calls as the first.  A
 `Recorder` stands in for the device during the first and keeps them; the device makes them again, many steps at a time,
 without the layers' and the kernels' Python in between, which for small networks takes longer than the arithmetic.
 """

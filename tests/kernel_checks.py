@@ -866,7 +866,7 @@ def check_repetition(device):
         repeat = device.repetition(
             [
                 (device.gather, (source, order_there, Counter(0, 2), batch)),
-                (device.sum_into, (flat, Counter(1), totals)),
+                (device.sum_into, (flat, Counter(1, again=lambda: 4), totals)),
             ]
         )
         expected = rows[order].reshape(5, 6).sum(axis=1)
@@ -877,6 +877,9 @@ def check_repetition(device):
         repeat(2)
         np.testing.assert_array_equal(device.to_host(totals), [0, *expected[:4]])
         np.testing.assert_array_equal(device.to_host(batch), rows[order][6:8])
+        repeat.restart()
+        repeat(1)
+        np.testing.assert_array_equal(device.to_host(totals), [0, *expected[:3], expected[0]])
         _check_repeated_steps(device, dtype)
 
 

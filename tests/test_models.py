@@ -374,7 +374,7 @@ def run_of_many_layers(flatten, optimizer, seed=3):
     model.compile(optimizer, "categorical_crossentropy", ["accuracy", "mse"])
     labels = np.eye(CLASSES)[np.arange(30) % CLASSES]
     histories = [
-        model.fit(x, labels, batch_size=4, epochs=3, verbose=0, validation_split=0.1).history,
+        model.fit(x, labels, batch_size=5, epochs=3, verbose=0, validation_split=0.2, validation_batch_size=1).history,
         model.fit(x[:8], labels[:8], batch_size=4, verbose=0).history,
         model.evaluate(x, labels, batch_size=7, verbose=0),
         model.predict(x, batch_size=4, verbose=0).tolist(),
@@ -397,13 +397,33 @@ def test_repeated_steps_are_those_taken_in_python(optimizer, monkeypatch):
     repetition = cpu.repetition
     monkeypatch.setattr(cpu, "repetition", lambda calls: made.append(calls) or repetition(calls))
     weights, histories, steps = run_of_many_layers(layers.Flatten, optimizer)
-    # Once an epoch, but for the last run's two steps; then evaluation and prediction.
-    assert len(made) == 5
+    # Training and validation once for all epochs, but for the last run's two steps; then evaluation and prediction.
+    assert len(made) == 4
     again, others, as_many = run_of_many_layers(UnknownFlatten, optimizer)
-    assert len(made) == 5
+    assert len(made) == 4
     assert_same_weights(weights, again)
     assert others == histories
-    assert as_many == steps == 3 * 7 + 2
+    assert as_many == steps == 3 * 5 + 2
+
+
+def test_steps_are_recorded_anew_where_a_callback_may_have_changed_something():
+    class Halving(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.learning_rate /= 2
+
+    runs = []
+    for halve in (Halving(), None):
+        utils.set_random_seed(2)
+        model = network()
+        model.compile(optimizers.SGD(0.1), "categorical_crossentropy")
+        if halve:
+            fit(model, batch_size=2, epochs=3, shuffle=False, callbacks=[halve])
+        else:
+            for rate in (0.1, 0.05, 0.025):
+                model.optimizer.learning_rate = rate
+                fit(model, batch_size=2, epochs=1, shuffle=False)
+        runs.append(model.get_weights())
+    assert_same_weights(*runs)
 
 
 def test_an_optimizer_of_ones_own_takes_its_steps_in_python():

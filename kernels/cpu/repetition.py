@@ -22,7 +22,7 @@ from numba import njit, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from ..repetition import Counter, now
+from ..repetition import Counter, counters_of, now
 
 _WORD = ir.IntType(64)
 _ENTRY = ir.FunctionType(ir.VoidType(), [_WORD.as_pointer()])
@@ -33,27 +33,32 @@ def repetition(calls):
 
     Kernels are compiled functions, and all arrays contiguous and open to writing.
     """
-    entries, places, words, growing, steps = [], [], [], [], []
+    entries, places, words, growing = [], [], [], []
     for kernel, arguments in calls:
         entries.append(_entry(kernel, arguments))
         places.append(len(words))
         for argument in arguments:
             if isinstance(argument, Counter):
                 growing.append(len(words))
-                steps.append(argument.step)
             words += _words(argument)
-    table = [np.array(numbers, np.int64) for numbers in (entries, places, words, growing, steps)]
-    return _Repetition(calls, table)
+    return _Repetition(calls, *(np.array(numbers, np.int64) for numbers in (entries, places, words, growing)))
 
 
 class _Repetition:
     """Calls that hold their arrays, of which the words are only addresses."""
 
-    def __init__(self, calls, table):
-        self.calls, self.table = calls, table
+    def __init__(self, calls, entries, places, words, growing):
+        self._calls, self._counters = calls, counters_of(calls)
+        self._words, self._growing = words, growing
+        steps = np.array([counter.step for counter in self._counters], np.int64)
+        self._table = entries, places, words, growing, steps
+        words[growing] += steps
+
+    def restart(self):
+        self._words[self._growing] = [counter.again() for counter in self._counters]
 
     def __call__(self, times):
-        _repeat(*self.table, times)
+        _repeat(*self._table, times)
 
 
 def _words(argument):
@@ -133,7 +138,7 @@ def _call(typing, entry, words, place):
 @njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
 def _repeat(entries, places, words, growing, steps, times):
     for _ in range(times):
-        for k in range(growing.size):
-            words[growing[k]] += steps[k]
         for k in range(entries.size):
             _call(entries[k], words, places[k])
+        for k in range(growing.size):
+            words[growing[k]] += steps[k]

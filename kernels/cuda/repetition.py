@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 from .. import precision
 from .. import repetition as plain
-from ..repetition import Counter
+from ..repetition import Counter, counters_of
 from . import toolkit
 from .counting import ROWS, Table, Tabled
 
@@ -23,25 +23,37 @@ graphs = OrderedDict()
 
 def repetition(calls):
     """Make calls again that have been made once: see `gpuconv.kernels.repetition.repetition`."""
-    if not toolkit.captures():
-        return plain.repetition(calls)
-    counters = [argument for _, arguments in calls for argument in arguments if isinstance(argument, Counter)]
-    made, graph = 1, None
+    return _Repetition(calls) if toolkit.captures() else plain.repetition(calls)
 
-    def repeat(times):
-        nonlocal made, graph
+
+class _Repetition:
+    def __init__(self, calls):
+        self._calls, self._counters = calls, counters_of(calls)
+        self._graph = None
+        self._count_on(self._counters, 1)
+
+    def restart(self):
+        self._count_on([counter.again() for counter in self._counters], 0)
+
+    def _count_on(self, values, times):
+        """Let the next repetition's counters be these and so many steps."""
+        self._next = [
+            Counter(value + times * counter.step, counter.step)
+            for value, counter in zip(values, self._counters, strict=True)
+        ]
+
+    def __call__(self, times):
         # Looked for once, which takes as long as many launches; the scratch memory that it uses is kept until the end.
-        graph = graph or (*_graph(calls, len(counters)), toolkit.workspaces())
-        launch, table, _ = graph
+        self._graph = self._graph or (*_graph(self._calls, len(self._counters)), toolkit.workspaces())
+        launch, table, _ = self._graph
         while times:
             some = min(times, ROWS)
-            if counters:
-                table.fill([Counter(counter + made * counter.step, counter.step) for counter in counters], some)
+            if table:
+                table.fill(self._next, some)
             for _ in range(some):
                 launch()
-            made, times = made + some, times - some
-
-    return repeat
+            self._count_on(self._next, some)
+            times -= some
 
 
 def _graph(calls, columns):
