@@ -96,7 +96,7 @@ def test_after_a_failure_the_model_is_what_it_was(monkeypatch):
     model.fit(X, LABELS, verbose=0)
     before = [weight.tobytes() for weight in model.get_weights()]
     collecting = gc.get_threshold()
-    monkeypatch.setattr(model, "_evaluate", lambda data, batch: 1 / 0)
+    monkeypatch.setattr(model, "_evaluate", lambda epoch: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         gpuconv.warmup(model)
     assert gc.get_threshold() == collecting
