@@ -11,7 +11,6 @@ may change something in between.
 
 import contextlib
 import functools
-import gc
 import itertools
 import sys
 import time
@@ -24,6 +23,7 @@ from . import checks, losses, optimizers, seeds
 from . import device as devices
 from . import metrics as metric_module
 from .fusion import parts_of
+from .kernels.collecting import seldom_collecting
 from .kernels.repetition import Counter
 from .layers import Input, Layer, assign_all
 from .recording import recording
@@ -870,13 +870,8 @@ def warmup(model, batch_size=32):
         raise TypeError(f"model: expected a Sequential, received {model!r}")
     model._require_built("warmup")
     batch_size = checks.integer("batch_size", batch_size, 1)
-    # To compile is to make millions of objects that stay: looking for garbage among them takes a quarter of the time.
-    thresholds = gc.get_threshold()
-    gc.set_threshold(100_000, 20, 100)
-    try:
+    with seldom_collecting():
         model._rehearse(batch_size)
-    finally:
-        gc.set_threshold(*thresholds)
 
 
 def _rows(array):

@@ -169,7 +169,11 @@ def _check_product(run, kernel, row_step):
 WARP_ROWS, WARP_COLUMNS, WARP_DEPTH, WARP_LEFT_STRIDE, WARP_RIGHT_STRIDE = 4, 8, 32, 36, 36
 
 
-def _fragments_kernel(precision):
+def _fragments_kernel(precision, by_steps=False):
+    """With a left strip that is stored by rows, or by steps as the right one is."""
+    multiply = multiply_fragment_steps if by_steps else multiply_fragments
+    row_apart, step_apart = (1, WARP_LEFT_STRIDE) if by_steps else (WARP_LEFT_STRIDE, 1)
+
     def kernel(a, b, target):
         left = cuda.shared.array(1152, np.float32, alignment=ALIGNMENT)
         right = cuda.shared.array(1152, np.float32, alignment=ALIGNMENT)
@@ -177,53 +181,30 @@ def _fragments_kernel(precision):
         lane = np.int32(cuda.threadIdx.x)
         a_strip, b_strip = shared_address(left), shared_address(right)
         for k in range(32):
-            store(move(a_strip, lane * WARP_LEFT_STRIDE + k), load(move(a, lane * 32 + k)))
+            store(move(a_strip, lane * row_apart + k * step_apart), load(move(a, lane * 32 + k)))
             store(move(b_strip, k * WARP_RIGHT_STRIDE + lane), load(move(b, k * 32 + lane)))
         for place in range(SUMS):
             sums[place] = np.float32(place)
         cuda.syncthreads()
         down, along = fragment_corners(lane, WARP_LEFT_STRIDE, WARP_RIGHT_STRIDE)
-        multiply_fragments(
+        if by_steps:
+            down = fragment_corner_steps(lane, WARP_LEFT_STRIDE)
+        multiply(
             sums, move(a_strip, down), move(b_strip, along), lane,
             WARP_ROWS, WARP_COLUMNS, WARP_DEPTH, WARP_LEFT_STRIDE, WARP_RIGHT_STRIDE, precision,
         )  # fmt: skip
         for place in range(SUMS):
             row, column = lane // 4 + place // 8 * 8, lane % 4 * 4 + place % 8 // 4 * 16 + place % 4
+            if by_steps:
+                row = lane // 8 * 4 + lane // 4 % 2 * 16 + place // 8
             store(move(target, row * 32 + column), sums[place])
 
     return kernel
 
 
-def _fragment_steps_kernel(precision):
-    def kernel(a, b, target):
-        left = cuda.shared.array(1152, np.float32, alignment=ALIGNMENT)
-        right = cuda.shared.array(1152, np.float32, alignment=ALIGNMENT)
-        sums = cuda.local.array(SUMS, np.float32)
-        lane = np.int32(cuda.threadIdx.x)
-        a_strip, b_strip = shared_address(left), shared_address(right)
-        for k in range(32):
-            store(move(a_strip, k * WARP_LEFT_STRIDE + lane), load(move(a, lane * 32 + k)))
-            store(move(b_strip, k * WARP_RIGHT_STRIDE + lane), load(move(b, k * 32 + lane)))
-        for place in range(SUMS):
-            sums[place] = np.float32(place)
-        cuda.syncthreads()
-        a_corner = move(a_strip, fragment_corner_steps(lane, WARP_LEFT_STRIDE))
-        b_corner = move(b_strip, fragment_corner_steps(lane, WARP_RIGHT_STRIDE))
-        multiply_fragment_steps(
-            sums, a_corner, b_corner, lane,
-            WARP_ROWS, WARP_COLUMNS, WARP_DEPTH, WARP_LEFT_STRIDE, WARP_RIGHT_STRIDE, precision,
-        )  # fmt: skip
-        for place in range(SUMS):
-            row = lane // 8 * 4 + lane // 4 % 2 * 16 + place // 8
-            column = lane % 4 * 4 + place % 8 // 4 * 16 + place % 4
-            store(move(target, row * 32 + column), sums[place])
-
-    return kernel
-
-
-def _product_of_fragments(run, kernel, a, b):
+def _product_of_fragments(run, precision, a, b, by_steps=False):
     target = np.full((32, 32), NOTHING)
-    run(kernel, 32, a, b, target)
+    run(_fragments_kernel(precision, by_steps), 32, a, b, target)
     return target
 
 
@@ -233,13 +214,13 @@ def check_multiply_fragments(run):
     row, column = np.arange(32)[:, None], np.arange(32)
     across = column // 16 * 4 + column % 4
     scale = np.abs(a).astype(np.float64) @ np.abs(b)
-    for make, down in ((_fragments_kernel, row // 8), (_fragment_steps_kernel, row % 4)):
+    for by_steps, down in ((False, row // 8), (True, row % 4)):
         begun = down * 8 + across
         expected = begun + a.astype(np.float64) @ b
         # Sums are cut at each of 32 terms at most, so are factors: by 10 bits each, or rounded to 7, or to 21 in two.
         cut = 32 * 2.0**-23 * (begun + scale)
         for precision, factors in ((THREE_TF32, 2.0**-20), (TF32, 2 * 2.0**-10), (BFLOAT16, 2 * 2.0**-8)):
-            error = np.abs(_product_of_fragments(run, make(precision), a, b) - expected)
+            error = np.abs(_product_of_fragments(run, precision, a, b, by_steps) - expected)
             assert (error <= cut + factors * scale).all()
             # The precision is what was asked for, and no other.
             assert precision == THREE_TF32 or error.max() > 2.0**-20 * scale.max()
@@ -250,7 +231,7 @@ def check_fragments_of_special_values(run):
     a, b = np.abs(numbers(32, 32)) + 1, np.abs(numbers(32, 32)) + 1
     a[3, 5], a[20, 30] = np.inf, np.nan
     for precision in (THREE_TF32, TF32, BFLOAT16):
-        got = _product_of_fragments(run, _fragments_kernel(precision), a, b)
+        got = _product_of_fragments(run, precision, a, b)
         # What three products have cut off an infinity may be no number.
         assert (~np.isfinite(got[3]) if precision == THREE_TF32 else got[3] == np.inf).all()
         assert np.isnan(got[20]).all()

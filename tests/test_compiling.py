@@ -3,14 +3,12 @@
 import importlib
 import os
 import pkgutil
-import shutil
 import subprocess
 import sys
 import types
 
 import pytest
 from gpuconv.kernels import cpu
-from gpuconv.kernels.cpu import compiling
 from gpuconv.kernels.cpu.compiling import INNER
 from numba import njit
 from numba.core.registry import CPUDispatcher
@@ -53,7 +51,7 @@ def test_functions_for_compiled_code_alone_have_no_machine_code():
 
 
 INNER_FUNCTION = """
-from compiling import INNER
+from gpuconv.kernels.cpu.compiling import INNER
 from numba import njit
 
 @njit(**INNER)
@@ -74,7 +72,6 @@ print(caller(21), sum(doubled.stats.cache_hits.values()))
 
 
 def test_another_process_links_what_one_has_left_on_the_disk(tmp_path):
-    shutil.copy(compiling.__file__, tmp_path)
     (tmp_path / "inner_function.py").write_text(INNER_FUNCTION)
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     printed = []

@@ -6,14 +6,13 @@ of their own here: their callers get them as they were written, and optimise onc
 of training takes a third less time so.
 """
 
-import contextlib
-import gc
-
 import llvmlite.binding as llvm
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import AnalysisPass, register_pass
 from numba.core.typed_passes import IRLegalization
+
+from ..collecting import seldom_collecting
 
 
 class _InnerLibrary(JITCodeLibrary):
@@ -46,17 +45,6 @@ class _ChooseLibrary(AnalysisPass):
         return False
 
 
-@contextlib.contextmanager
-def _seldom_collecting():
-    """Look for garbage less often: compiling makes millions of objects, of which many stay."""
-    thresholds = gc.get_threshold()
-    gc.set_threshold(100_000, 20, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-
-
 class _InnerCompiler(CompilerBase):
     def define_pipelines(self):
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
@@ -64,7 +52,7 @@ class _InnerCompiler(CompilerBase):
         passes.finalize()
         return [passes]
 
-    @_seldom_collecting()
+    @seldom_collecting()
     def compile_extra(self, func):
         return super().compile_extra(func)
 

@@ -58,7 +58,7 @@ def usable(geometry, activation, window, dtype):
 
 
 @functools.lru_cache(maxsize=256)
-def _places(geometry):
+def places_of(geometry):
     """Places of the filter's cells in a patch, and steps between those of a window.
 
     From a window's corner to its cell on the right and to that below, to the next window, to the window below, and to
@@ -74,7 +74,7 @@ def _places(geometry):
 
 def forward(x, filters, bias, geometry, activation, y, winner):
     """The compiled function and its arguments, as `prepared` wants them."""
-    return _correlate, (x, filters, bias, activation, *_places(geometry), y, winner)
+    return _correlate, (x, filters, bias, activation, *places_of(geometry), y, winner)
 
 
 def _window_tile(vectors):

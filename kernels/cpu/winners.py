@@ -71,14 +71,13 @@ class Plan(NamedTuple):
 def plan(geometry, dtype):
     """The places of a correlation, of which only the windows' part is left."""
     g = geometry
-    line = g.width * g.channels
-    right, below = g.stride_width * g.channels, g.stride_height * line
+    _, (right, below, next_window, next_line, next_picture) = windows.places_of(g)
     height, width = g.out_height // 2, g.out_width // 2
     pictures = min(-(-WINDOW_BLOCK // (height * width)), g.batch)
     corners = (
-        np.arange(pictures)[:, None, None] * g.height * line
-        + np.arange(height)[:, None] * 2 * below
-        + np.arange(width) * 2 * right
+        np.arange(pictures)[:, None, None] * next_picture
+        + np.arange(height)[:, None] * next_line
+        + np.arange(width) * next_window
     )
     tile_channels, rows, vector = FEW_CHANNELS, FEW_PIECES, SHORT
     pieces = _pieces(g, vector)

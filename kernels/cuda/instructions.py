@@ -633,13 +633,11 @@ else:
 
         def generate(context, builder, signature, arguments):
             tile = _FragmentTile(context, builder, signature, arguments, rows, columns)
-            for first in range(0, depth, 16):
-                steps = first, first + 8
-                a = [[tile.left(block * 16 * left_stride + k) for k in steps] for block in range(rows // 2)]
-                for four in range(columns // 8):
-                    b = [tile.right(k * right_stride + four * 32, 4 * right_stride) for k in steps]
-                    tile.add_products(four, a, list(zip(*b, strict=True)), precision)
-            tile.keep()
+
+            def left(steps):
+                return [[tile.left(block * 16 * left_stride + k) for k in steps] for block in range(rows // 2)]
+
+            tile.add_strips(left, depth, right_stride, precision)
             return context.get_dummy_value()
 
         return types.void(sums, types.uint32, types.uint32, types.int32, *constants), generate
@@ -653,16 +651,15 @@ else:
 
         def generate(context, builder, signature, arguments):
             tile = _FragmentTile(context, builder, signature, arguments, rows, columns)
-            for first in range(0, depth, 16):
-                steps = first, first + 8
-                a = []
+
+            def left(steps):
+                fragments = []
                 for four in range(rows // 4):
                     pairs = [tile.left_pair(k * left_stride + four * 32, 4 * left_stride) for k in steps]
-                    a += zip(*pairs, strict=True)
-                for four in range(columns // 8):
-                    b = [tile.right(k * right_stride + four * 32, 4 * right_stride) for k in steps]
-                    tile.add_products(four, a, list(zip(*b, strict=True)), precision)
-            tile.keep()
+                    fragments += zip(*pairs, strict=True)
+                return fragments
+
+            tile.add_strips(left, depth, right_stride, precision)
             return context.get_dummy_value()
 
         return types.void(sums, types.uint32, types.uint32, types.int32, *constants), generate
@@ -684,6 +681,16 @@ else:
             self.left_strip, self.right_strip = (
                 _pointer(builder, address, _SHARED, _float) for address in arguments[1:3]
             )
+
+        def add_strips(self, left, depth, right_stride, precision):
+            """Add the product of two strips; ``left(steps)`` reads the left one's fragments for two steps."""
+            for first in range(0, depth, 16):
+                steps = first, first + 8
+                a = left(steps)
+                for four in range(self.columns // 8):
+                    b = [self.right(k * right_stride + four * 32, 4 * right_stride) for k in steps]
+                    self.add_products(four, a, list(zip(*b, strict=True)), precision)
+            self.keep()
 
         def left(self, offset):
             """A fragment's 4 numbers of this lane, as 32 bits each."""
