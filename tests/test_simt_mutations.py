@@ -84,6 +84,8 @@ SHOWN_BY = {
     "sum_of_block": ["sum_into"],
     "sum_of_lanes": ["softmax"],
     "largest_of_lanes": ["softmax"],
+    "own_row": ["softmax"],
+    "speaks_for_row": ["softmax_cross_entropy", "sparse_accuracy"],
     "read_row": ["softmax"],
     "write_row": ["softmax"],
     "read_part": ["relu"],
@@ -110,9 +112,9 @@ EQUIVALENT = {
     ("narrow_gradient", "f < p.filters"): FASTER,
     ("dz_if", "activation != 0"): "the slope of a linear layer is 1",
     ("dz4_if", "activation != 0"): "the slope of a linear layer is 1",
-    ("largest_column", "column < columns"): "numbers past a row's end repeat the best one, which none of them precedes",
+    ("largest_column", "begin + step < end"): "numbers past a row's end repeat the best, which none of them precedes",
     **{
-        (kernel, "covered > chunk"): "only saves reads: the numbers are those that were there"
+        (kernel, "t.covered > t.chunk"): "only saves reads: the numbers are those that were there"
         for kernel in (
             "softmax_kernel",
             "softmax_gradient_kernel",

@@ -17,8 +17,8 @@ import math
 import numpy as np
 
 from . import formulas, tiles, toolkit
-from .lanes import largest_of_lanes, sum_of_lanes
-from .rows import read_row, write_row
+from .lanes import sum_of_lanes
+from .rows import own_row, read_largest, read_powers, read_row, write_row
 from .toolkit import cuda
 from .vectors import read_part, write_part
 
@@ -147,84 +147,65 @@ def _relu_gradient_kernel(real, width):
 
 
 @functools.cache
-def _softmax_kernel(real, tile):
-    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
-    step, chunk, covered = tile.step, tile.chunk, tile.covered
+def _softmax_kernel(real, t):
+    held, width = t.held, t.width
 
     @cuda.jit(cache=True)
     def softmax_kernel(x, rows, columns, y):
         z = cuda.local.array(held, real)
-        lane_place = cuda.threadIdx.x * width
-        first_row = cuda.blockIdx.x * rows_of_block
+        first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            number = first_row + cuda.threadIdx.y
-            row = number if number < rows else rows - 1
-            begin = row * columns + lane_place
-            end = (row + 1) * columns
-            write_end = end if number < rows else 0
+            _, begin, end, write_end = own_row(first_row, rows, columns, width)
 
-            largest = real(-math.inf)
-            for first in range(0, covered, chunk):
-                read_row(z, x, begin + first, end, real(-math.inf), held, width, step)
-                for k in range(held):
-                    largest = formulas.larger(largest, z[k])
-            largest = largest_of_lanes(largest, lanes)
+            largest = read_largest(z, x, begin, end, width, t)
 
             total = real(0)
-            for first in range(0, covered, chunk):
-                if covered > chunk:
-                    read_row(z, x, begin + first, end, real(-math.inf), held, width, step)
+            for first in range(0, t.covered, t.chunk):
+                if t.covered > t.chunk:
+                    read_row(z, x, begin + first, end, real(-math.inf), width, t)
                 for k in range(held):
                     z[k] = real(math.exp(z[k] - largest))
                     total += z[k]
-            scale = real(1) / sum_of_lanes(total, lanes)
+            scale = real(1) / sum_of_lanes(total, t.lanes)
 
-            for first in range(0, covered, chunk):
-                if covered > chunk:
-                    read_row(z, x, begin + first, end, real(-math.inf), held, width, step)
-                    for k in range(held):
-                        z[k] = real(math.exp(z[k] - largest))
+            for first in range(0, t.covered, t.chunk):
+                if t.covered > t.chunk:
+                    read_powers(z, x, begin + first, end, largest, width, t)
                 for k in range(held):
                     z[k] *= scale
-                write_row(z, y, begin + first, write_end, held, width, step)
-            first_row += cuda.gridDim.x * rows_of_block
+                write_row(z, y, begin + first, write_end, width, t)
+            first_row += cuda.gridDim.x * t.rows
 
     return softmax_kernel
 
 
 @functools.cache
-def _softmax_gradient_kernel(real, tile):
-    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
-    step, chunk, covered = tile.step, tile.chunk, tile.covered
+def _softmax_gradient_kernel(real, t):
+    held, width = t.held, t.width
 
     @cuda.jit(cache=True)
     def softmax_gradient_kernel(y, dy, rows, columns, dx):
         value = cuda.local.array(held, real)
         gradient = cuda.local.array(held, real)
-        lane_place = cuda.threadIdx.x * width
-        first_row = cuda.blockIdx.x * rows_of_block
+        first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            number = first_row + cuda.threadIdx.y
-            row = number if number < rows else rows - 1
-            begin = row * columns + lane_place
-            end = (row + 1) * columns
-            write_end = end if number < rows else 0
+            _, begin, end, write_end = own_row(first_row, rows, columns, width)
 
             total = real(0)
-            for first in range(0, covered, chunk):
-                read_row(value, y, begin + first, end, real(0), held, width, step)
-                read_row(gradient, dy, begin + first, end, real(0), held, width, step)
+            for first in range(0, t.covered, t.chunk):
+                read_row(value, y, begin + first, end, real(0), width, t)
+                read_row(gradient, dy, begin + first, end, real(0), width, t)
                 for k in range(held):
                     total += gradient[k] * value[k]
-            total = sum_of_lanes(total, lanes)
+            total = sum_of_lanes(total, t.lanes)
 
-            for first in range(0, covered, chunk):
-                if covered > chunk:
-                    read_row(value, y, begin + first, end, real(0), held, width, step)
-                    read_row(gradient, dy, begin + first, end, real(0), held, width, step)
+            for first in range(0, t.covered, t.chunk):
+                if t.covered > t.chunk:
+                    read_row(value, y, begin + first, end, real(0), width, t)
+                    read_row(gradient, dy, begin + first, end, real(0), width, t)
                 for k in range(held):
                     gradient[k] = value[k] * (gradient[k] - total)
-                write_row(gradient, dx, begin + first, write_end, held, width, step)
-            first_row += cuda.gridDim.x * rows_of_block
+                write_row(gradient, dx, begin + first, write_end, width, t)
+            first_row += cuda.gridDim.x * t.rows
 
     return softmax_gradient_kernel

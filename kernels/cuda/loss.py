@@ -12,9 +12,9 @@ import math
 import numpy as np
 
 from . import tiles, toolkit
-from .formulas import inline, larger
-from .lanes import largest_of_lanes, sum_of_lanes
-from .rows import column_of, read_row, write_row
+from .formulas import inline
+from .lanes import sum_of_lanes
+from .rows import column_of, own_row, read_largest, read_powers, read_row, speaks_for_row, write_row
 from .toolkit import cuda
 from .vectors import read, write
 
@@ -71,36 +71,25 @@ def _launch(make, predictions, truth, scale, losses, gradient, *kind):
 
 
 @functools.cache
-def _softmax_cross_entropy_kernel(real, tile):
-    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
-    step, chunk, covered = tile.step, tile.chunk, tile.covered
+def _softmax_cross_entropy_kernel(real, t):
+    held, width = t.held, t.width
 
     @cuda.jit(cache=True)
     def softmax_cross_entropy_kernel(logits, targets, rows, columns, scale, losses, gradient):
         z = cuda.local.array(held, real)
         target = cuda.local.array(held, real)
-        lane_place = cuda.threadIdx.x * width
-        first_row = cuda.blockIdx.x * rows_of_block
+        first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            number = first_row + cuda.threadIdx.y
-            row = number if number < rows else rows - 1
-            begin = row * columns + lane_place
-            end = (row + 1) * columns
-            write_end = end if number < rows else 0
+            row, begin, end, write_end = own_row(first_row, rows, columns, width)
 
-            largest = real(-math.inf)
-            for first in range(0, covered, chunk):
-                read_row(z, logits, begin + first, end, real(-math.inf), held, width, step)
-                for k in range(held):
-                    largest = larger(largest, z[k])
-            largest = largest_of_lanes(largest, lanes)
+            largest = read_largest(z, logits, begin, end, width, t)
 
             # log softmax = (z - largest) - log(powers), with powers = sum(exp(z - largest))
             powers, target_sum, product = real(0), real(0), real(0)
-            for first in range(0, covered, chunk):
-                if covered > chunk:
-                    read_row(z, logits, begin + first, end, real(-math.inf), held, width, step)
-                read_row(target, targets, begin + first, end, real(0), held, width, step)
+            for first in range(0, t.covered, t.chunk):
+                if t.covered > t.chunk:
+                    read_row(z, logits, begin + first, end, real(-math.inf), width, t)
+                read_row(target, targets, begin + first, end, real(0), width, t)
                 for k in range(held):
                     distance = z[k] - largest
                     # A class that cannot be (logit -inf) costs nothing where nothing is expected of it.
@@ -109,79 +98,64 @@ def _softmax_cross_entropy_kernel(real, tile):
                     target_sum += target[k]
                     z[k] = real(math.exp(distance))
                     powers += z[k]
-            powers = sum_of_lanes(powers, lanes)
-            target_sum = sum_of_lanes(target_sum, lanes)
-            product = sum_of_lanes(product, lanes)
+            powers = sum_of_lanes(powers, t.lanes)
+            target_sum = sum_of_lanes(target_sum, t.lanes)
+            product = sum_of_lanes(product, t.lanes)
 
-            if cuda.threadIdx.x == 0 and number < rows:
+            if speaks_for_row(write_end):
                 write(losses, row, real, target_sum * real(math.log(powers)) - product)
             share = target_sum / powers
-            for first in range(0, covered, chunk):
-                if covered > chunk:
-                    read_row(z, logits, begin + first, end, real(-math.inf), held, width, step)
-                    read_row(target, targets, begin + first, end, real(0), held, width, step)
-                    for k in range(held):
-                        z[k] = real(math.exp(z[k] - largest))
+            for first in range(0, t.covered, t.chunk):
+                if t.covered > t.chunk:
+                    read_powers(z, logits, begin + first, end, largest, width, t)
+                    read_row(target, targets, begin + first, end, real(0), width, t)
                 for k in range(held):
                     z[k] = scale * (z[k] * share - target[k])
-                write_row(z, gradient, begin + first, write_end, held, width, step)
-            first_row += cuda.gridDim.x * rows_of_block
+                write_row(z, gradient, begin + first, write_end, width, t)
+            first_row += cuda.gridDim.x * t.rows
 
     return softmax_cross_entropy_kernel
 
 
 @functools.cache
-def _sparse_softmax_cross_entropy_kernel(real, tile):
-    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
-    step, chunk, covered = tile.step, tile.chunk, tile.covered
+def _sparse_softmax_cross_entropy_kernel(real, t):
+    held, width = t.held, t.width
 
     @cuda.jit(cache=True)
     def sparse_softmax_cross_entropy_kernel(logits, labels, rows, columns, scale, losses, gradient):
         z = cuda.local.array(held, real)
-        lane_place = cuda.threadIdx.x * width
-        first_row = cuda.blockIdx.x * rows_of_block
+        first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            number = first_row + cuda.threadIdx.y
-            row = number if number < rows else rows - 1
-            begin = row * columns + lane_place
-            end = (row + 1) * columns
-            write_end = end if number < rows else 0
+            row, begin, end, write_end = own_row(first_row, rows, columns, width)
             true_place = row * columns + read(labels, row, np.int32)
 
-            largest = real(-math.inf)
-            for first in range(0, covered, chunk):
-                read_row(z, logits, begin + first, end, real(-math.inf), held, width, step)
-                for k in range(held):
-                    largest = larger(largest, z[k])
-            largest = largest_of_lanes(largest, lanes)
+            largest = read_largest(z, logits, begin, end, width, t)
 
             # log softmax = (z - largest) - log(powers), with powers = sum(exp(z - largest))
             powers, true_distance = real(0), real(0)
-            for first in range(0, covered, chunk):
-                if covered > chunk:
-                    read_row(z, logits, begin + first, end, real(-math.inf), held, width, step)
+            for first in range(0, t.covered, t.chunk):
+                if t.covered > t.chunk:
+                    read_row(z, logits, begin + first, end, real(-math.inf), width, t)
                 for k in range(held):
                     distance = z[k] - largest
-                    if begin + first + column_of(k, width, step) == true_place:
+                    if begin + first + column_of(k, width, t) == true_place:
                         true_distance = distance
                     z[k] = real(math.exp(distance))
                     powers += z[k]
-            powers = sum_of_lanes(powers, lanes)
-            true_distance = sum_of_lanes(true_distance, lanes)
+            powers = sum_of_lanes(powers, t.lanes)
+            true_distance = sum_of_lanes(true_distance, t.lanes)
 
-            if cuda.threadIdx.x == 0 and number < rows:
+            if speaks_for_row(write_end):
                 write(losses, row, real, real(math.log(powers)) - true_distance)
             share = real(1) / powers
-            for first in range(0, covered, chunk):
-                if covered > chunk:
-                    read_row(z, logits, begin + first, end, real(-math.inf), held, width, step)
-                    for k in range(held):
-                        z[k] = real(math.exp(z[k] - largest))
+            for first in range(0, t.covered, t.chunk):
+                if t.covered > t.chunk:
+                    read_powers(z, logits, begin + first, end, largest, width, t)
                 for k in range(held):
-                    target = real(1) if begin + first + column_of(k, width, step) == true_place else real(0)
+                    target = real(1) if begin + first + column_of(k, width, t) == true_place else real(0)
                     z[k] = scale * (z[k] * share - target)
-                write_row(z, gradient, begin + first, write_end, held, width, step)
-            first_row += cuda.gridDim.x * rows_of_block
+                write_row(z, gradient, begin + first, write_end, width, t)
+            first_row += cuda.gridDim.x * t.rows
 
     return sparse_softmax_cross_entropy_kernel
 
@@ -204,99 +178,87 @@ def is_clipped(p):
 
 
 @functools.cache
-def _cross_entropy_kernel(real, tile):
-    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
-    step, chunk, covered = tile.step, tile.chunk, tile.covered
+def _cross_entropy_kernel(real, t):
+    held, width = t.held, t.width
 
     @cuda.jit(cache=True)
     def cross_entropy_kernel(probabilities, targets, rows, columns, scale, losses, gradient):
         p = cuda.local.array(held, real)
         target = cuda.local.array(held, real)
-        lane_place = cuda.threadIdx.x * width
-        first_row = cuda.blockIdx.x * rows_of_block
+        first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            number = first_row + cuda.threadIdx.y
-            row = number if number < rows else rows - 1
-            begin = row * columns + lane_place
-            end = (row + 1) * columns
-            write_end = end if number < rows else 0
+            row, begin, end, write_end = own_row(first_row, rows, columns, width)
 
             total = real(0)
-            for first in range(0, covered, chunk):
-                read_row(p, probabilities, begin + first, end, real(0), held, width, step)
+            for first in range(0, t.covered, t.chunk):
+                read_row(p, probabilities, begin + first, end, real(0), width, t)
                 for k in range(held):
                     total += p[k]
-            total = sum_of_lanes(total, lanes)
+            total = sum_of_lanes(total, t.lanes)
 
             # q = p / total; dq = -t / q, or 0 where q is clipped; gradient = dq / total - sum(dq p) / total**2
             loss, slope_sum = real(0), real(0)
-            for first in range(0, covered, chunk):
-                if covered > chunk:
-                    read_row(p, probabilities, begin + first, end, real(0), held, width, step)
-                read_row(target, targets, begin + first, end, real(0), held, width, step)
+            for first in range(0, t.covered, t.chunk):
+                if t.covered > t.chunk:
+                    read_row(p, probabilities, begin + first, end, real(0), width, t)
+                read_row(target, targets, begin + first, end, real(0), width, t)
                 for k in range(held):
                     q = p[k] / total
                     loss -= target[k] * real(math.log(clip_probability(q)))
                     if not is_clipped(q):
                         slope_sum -= target[k] / q * q
-            loss = sum_of_lanes(loss, lanes)
-            slope_sum = sum_of_lanes(slope_sum, lanes)
+            loss = sum_of_lanes(loss, t.lanes)
+            slope_sum = sum_of_lanes(slope_sum, t.lanes)
 
-            if cuda.threadIdx.x == 0 and number < rows:
+            if speaks_for_row(write_end):
                 write(losses, row, real, loss)
-            for first in range(0, covered, chunk):
-                if covered > chunk:
-                    read_row(p, probabilities, begin + first, end, real(0), held, width, step)
-                    read_row(target, targets, begin + first, end, real(0), held, width, step)
+            for first in range(0, t.covered, t.chunk):
+                if t.covered > t.chunk:
+                    read_row(p, probabilities, begin + first, end, real(0), width, t)
+                    read_row(target, targets, begin + first, end, real(0), width, t)
                 for k in range(held):
                     q = p[k] / total
                     slope = real(0) if is_clipped(q) else -target[k] / q
                     p[k] = scale * ((slope - slope_sum) / total)
-                write_row(p, gradient, begin + first, write_end, held, width, step)
-            first_row += cuda.gridDim.x * rows_of_block
+                write_row(p, gradient, begin + first, write_end, width, t)
+            first_row += cuda.gridDim.x * t.rows
 
     return cross_entropy_kernel
 
 
 @functools.cache
-def _sparse_cross_entropy_kernel(real, tile):
-    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
-    step, chunk, covered = tile.step, tile.chunk, tile.covered
+def _sparse_cross_entropy_kernel(real, t):
+    held, width = t.held, t.width
 
     @cuda.jit(cache=True)
     def sparse_cross_entropy_kernel(probabilities, labels, rows, columns, scale, losses, gradient):
         p = cuda.local.array(held, real)
-        lane_place = cuda.threadIdx.x * width
-        first_row = cuda.blockIdx.x * rows_of_block
+        first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            number = first_row + cuda.threadIdx.y
-            row = number if number < rows else rows - 1
-            begin = row * columns + lane_place
-            end = (row + 1) * columns
-            write_end = end if number < rows else 0
+            row, begin, end, write_end = own_row(first_row, rows, columns, width)
             true_place = row * columns + read(labels, row, np.int32)
 
             total, true_probability = real(0), real(0)
-            for first in range(0, covered, chunk):
-                read_row(p, probabilities, begin + first, end, real(0), held, width, step)
+            for first in range(0, t.covered, t.chunk):
+                read_row(p, probabilities, begin + first, end, real(0), width, t)
                 for k in range(held):
                     total += p[k]
-                    if begin + first + column_of(k, width, step) == true_place:
+                    if begin + first + column_of(k, width, t) == true_place:
                         true_probability = p[k]
-            total = sum_of_lanes(total, lanes)
-            q = sum_of_lanes(true_probability, lanes) / total
+            total = sum_of_lanes(total, t.lanes)
+            q = sum_of_lanes(true_probability, t.lanes) / total
 
-            if cuda.threadIdx.x == 0 and number < rows:
+            if speaks_for_row(write_end):
                 write(losses, row, real, -real(math.log(clip_probability(q))))
             # The gradient of `_cross_entropy_kernel`, which needs no probability but the true one's.
             slope = real(0) if is_clipped(q) else real(-1) / q
             slope_sum = slope * q
-            for first in range(0, covered, chunk):
+            for first in range(0, t.covered, t.chunk):
                 for k in range(held):
-                    own = slope if begin + first + column_of(k, width, step) == true_place else real(0)
+                    own = slope if begin + first + column_of(k, width, t) == true_place else real(0)
                     p[k] = scale * ((own - slope_sum) / total)
-                write_row(p, gradient, begin + first, write_end, held, width, step)
-            first_row += cuda.gridDim.x * rows_of_block
+                write_row(p, gradient, begin + first, write_end, width, t)
+            first_row += cuda.gridDim.x * t.rows
 
     return sparse_cross_entropy_kernel
 
@@ -322,36 +284,30 @@ def element_loss(kind, p, t):
 
 
 @functools.cache
-def _mean_loss_kernel(real, tile, kind):
-    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
-    step, chunk, covered = tile.step, tile.chunk, tile.covered
+def _mean_loss_kernel(real, t, kind):
+    held, width = t.held, t.width
 
     @cuda.jit(cache=True)
     def mean_loss_kernel(predictions, targets, rows, columns, scale, losses, gradient):
         p = cuda.local.array(held, real)
         target = cuda.local.array(held, real)
-        lane_place = cuda.threadIdx.x * width
         share = real(1) / real(columns)
-        first_row = cuda.blockIdx.x * rows_of_block
+        first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            number = first_row + cuda.threadIdx.y
-            row = number if number < rows else rows - 1
-            begin = row * columns + lane_place
-            end = (row + 1) * columns
-            write_end = end if number < rows else 0
+            row, begin, end, write_end = own_row(first_row, rows, columns, width)
             total = real(0)
-            for first in range(0, covered, chunk):
-                read_row(p, predictions, begin + first, end, real(0), held, width, step)
-                read_row(target, targets, begin + first, end, real(0), held, width, step)
+            for first in range(0, t.covered, t.chunk):
+                read_row(p, predictions, begin + first, end, real(0), width, t)
+                read_row(target, targets, begin + first, end, real(0), width, t)
                 for k in range(held):
                     loss, slope = element_loss(kind, p[k], target[k])
-                    if begin + first + column_of(k, width, step) < end:
+                    if begin + first + column_of(k, width, t) < end:
                         total += loss
                     p[k] = scale * share * slope
-                write_row(p, gradient, begin + first, write_end, held, width, step)
-            total = sum_of_lanes(total, lanes)
-            if cuda.threadIdx.x == 0 and number < rows:
+                write_row(p, gradient, begin + first, write_end, width, t)
+            total = sum_of_lanes(total, t.lanes)
+            if speaks_for_row(write_end):
                 write(losses, row, real, total * share)
-            first_row += cuda.gridDim.x * rows_of_block
+            first_row += cuda.gridDim.x * t.rows
 
     return mean_loss_kernel

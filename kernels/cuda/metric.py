@@ -12,7 +12,7 @@ import numpy as np
 from . import tiles, toolkit
 from .formulas import inline
 from .lanes import exchange, sum_of_lanes
-from .rows import column_of, read_row
+from .rows import column_of, own_row, read_row, speaks_for_row
 from .toolkit import cuda
 from .vectors import read, write
 
@@ -51,18 +51,18 @@ def precedes(value, column, other, other_column):
 
 
 @inline
-def largest_column(values, matrix, begin, end, columns, lanes, held, width, step, chunk, covered):
-    """The column in which the row from `begin` to `end` is largest, the same for all of its lanes."""
-    lane_column = cuda.threadIdx.x * width
-    # All numbers of the row precede the one behind its last column.
-    best, best_column = values.dtype.type(-math.inf), columns
-    for first in range(0, covered, chunk):
-        read_row(values, matrix, begin + lane_column + first, end, best, held, width, step)
-        for k in range(held):
-            column = np.int32(lane_column + first + column_of(k, width, step))
-            if column < columns and precedes(values[k], column, best, best_column):
+def largest_column(values, matrix, begin, end, width, t):
+    """The column in which a row is largest, the same for all of its lanes."""
+    # All numbers of the row precede one behind its last column.
+    best, best_column = values.dtype.type(-math.inf), np.int32(t.covered)
+    for first in range(0, t.covered, t.chunk):
+        read_row(values, matrix, begin + first, end, best, width, t)
+        for k in range(t.held):
+            step = first + column_of(k, width, t)
+            column = np.int32(cuda.threadIdx.x * width + step)
+            if begin + step < end and precedes(values[k], column, best, best_column):
                 best, best_column = values[k], column
-    distance = lanes >> 1
+    distance = t.lanes >> 1
     while distance > 0:
         other, other_column = exchange(best, distance), exchange(best_column, distance)
         if precedes(other, other_column, best, best_column):
@@ -72,77 +72,64 @@ def largest_column(values, matrix, begin, end, columns, lanes, held, width, step
 
 
 @functools.cache
-def _sparse_accuracy_kernel(real, tile):
-    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
-    step, chunk, covered = tile.step, tile.chunk, tile.covered
+def _sparse_accuracy_kernel(real, t):
+    held, width = t.held, t.width
 
     @cuda.jit(cache=True)
     def sparse_accuracy_kernel(predictions, labels, rows, columns, hits):
         values = cuda.local.array(held, real)
-        first_row = cuda.blockIdx.x * rows_of_block
+        first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            number = first_row + cuda.threadIdx.y
-            row = number if number < rows else rows - 1
-            begin = row * columns
-            end = begin + columns
-            place = largest_column(values, predictions, begin, end, columns, lanes, held, width, step, chunk, covered)
-            if cuda.threadIdx.x == 0 and number < rows:
+            row, begin, end, write_end = own_row(first_row, rows, columns, width)
+            place = largest_column(values, predictions, begin, end, width, t)
+            if speaks_for_row(write_end):
                 write(hits, row, real, real(1) if place == read(labels, row, np.int32) else real(0))
-            first_row += cuda.gridDim.x * rows_of_block
+            first_row += cuda.gridDim.x * t.rows
 
     return sparse_accuracy_kernel
 
 
 @functools.cache
-def _categorical_accuracy_kernel(real, tile):
-    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
-    step, chunk, covered = tile.step, tile.chunk, tile.covered
+def _categorical_accuracy_kernel(real, t):
+    held, width = t.held, t.width
 
     @cuda.jit(cache=True)
     def categorical_accuracy_kernel(predictions, targets, rows, columns, hits):
         values = cuda.local.array(held, real)
-        first_row = cuda.blockIdx.x * rows_of_block
+        first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            number = first_row + cuda.threadIdx.y
-            row = number if number < rows else rows - 1
-            begin = row * columns
-            end = begin + columns
-            place = largest_column(values, predictions, begin, end, columns, lanes, held, width, step, chunk, covered)
-            true_place = largest_column(values, targets, begin, end, columns, lanes, held, width, step, chunk, covered)
-            if cuda.threadIdx.x == 0 and number < rows:
+            row, begin, end, write_end = own_row(first_row, rows, columns, width)
+            place = largest_column(values, predictions, begin, end, width, t)
+            true_place = largest_column(values, targets, begin, end, width, t)
+            if speaks_for_row(write_end):
                 write(hits, row, real, real(1) if place == true_place else real(0))
-            first_row += cuda.gridDim.x * rows_of_block
+            first_row += cuda.gridDim.x * t.rows
 
     return categorical_accuracy_kernel
 
 
 @functools.cache
-def _binary_accuracy_kernel(real, tile):
-    lanes, rows_of_block, held, width = tile.lanes, tile.rows, tile.held, tile.width
-    step, chunk, covered = tile.step, tile.chunk, tile.covered
+def _binary_accuracy_kernel(real, t):
+    held, width = t.held, t.width
 
     @cuda.jit(cache=True)
     def binary_accuracy_kernel(predictions, targets, rows, columns, threshold, hits):
         prediction = cuda.local.array(held, real)
         target = cuda.local.array(held, real)
-        lane_place = cuda.threadIdx.x * width
-        first_row = cuda.blockIdx.x * rows_of_block
+        first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            number = first_row + cuda.threadIdx.y
-            row = number if number < rows else rows - 1
-            begin = row * columns + lane_place
-            end = (row + 1) * columns
+            row, begin, end, write_end = own_row(first_row, rows, columns, width)
             agreeing = np.int32(0)
-            for first in range(0, covered, chunk):
-                read_row(prediction, predictions, begin + first, end, real(0), held, width, step)
-                read_row(target, targets, begin + first, end, real(0), held, width, step)
+            for first in range(0, t.covered, t.chunk):
+                read_row(prediction, predictions, begin + first, end, real(0), width, t)
+                read_row(target, targets, begin + first, end, real(0), width, t)
                 for k in range(held):
-                    inside = begin + first + column_of(k, width, step) < end
+                    inside = begin + first + column_of(k, width, t) < end
                     if inside and (prediction[k] > threshold) == (target[k] > real(0.5)):
                         agreeing += np.int32(1)
-            agreeing = sum_of_lanes(agreeing, lanes)
-            if cuda.threadIdx.x == 0 and number < rows:
+            agreeing = sum_of_lanes(agreeing, t.lanes)
+            if speaks_for_row(write_end):
                 write(hits, row, real, real(agreeing) / real(columns))
-            first_row += cuda.gridDim.x * rows_of_block
+            first_row += cuda.gridDim.x * t.rows
 
     return binary_accuracy_kernel

@@ -71,29 +71,17 @@ class RowTile(NamedTuple):
     """How the rows of a matrix are shared among threads.
 
     `lanes` neighbouring threads take a row, `rows` rows a block.  A lane holds `held` numbers of it in registers:
-    vectors of `width` neighbouring columns, `step` columns apart.  A row is taken in `chunks` parts.
+    vectors of `width` neighbouring columns, `step` columns apart.  All lanes hold `chunk` columns at a time, and
+    `covered` in all: a row has at most so many.
     """
 
     lanes: int
     rows: int
     held: int
     width: int
-    chunks: int
-
-    @property
-    def step(self):
-        """Columns that the vectors of all lanes make."""
-        return self.lanes * self.width
-
-    @property
-    def chunk(self):
-        """Columns that all lanes hold."""
-        return self.lanes * self.held
-
-    @property
-    def covered(self):
-        """Columns of all chunks: a row has at most so many."""
-        return self.chunks * self.chunk
+    step: int
+    chunk: int
+    covered: int
 
 
 class ColumnTile(NamedTuple):
@@ -282,7 +270,8 @@ def row_tile(real, columns, *addresses):
 def _row_tile(columns, width, most_held):
     lanes = min(_power_of_two(blocks_for(columns, width)), WARP)
     held = min(_power_of_two(blocks_for(columns, lanes * width)) * width, most_held)
-    return RowTile(lanes, ROW_THREADS // lanes, held, width, blocks_for(columns, lanes * held))
+    step, chunk = lanes * width, lanes * held
+    return RowTile(lanes, ROW_THREADS // lanes, held, width, step, chunk, blocks_for(columns, chunk) * chunk)
 
 
 def row_grid(rows, tile):
