@@ -7,9 +7,11 @@ import subprocess
 import sys
 import types
 
+import llvmlite.binding
+import numpy as np
 import pytest
 from gpuconv.kernels import cpu
-from gpuconv.kernels.cpu.compiling import INNER
+from gpuconv.kernels.cpu.compiling import INNER, KERNEL
 from numba import njit
 from numba.core.registry import CPUDispatcher
 
@@ -36,6 +38,21 @@ def test_python_calls_no_function_that_has_no_wrapper_for_it(name):
                 assert not called.targetoptions.get("no_cpython_wrapper"), f"{function.__name__} calls {used}"
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_compiled_code_calls_no_kernel(name):
+    # Such a call would crash the process.
+    module = importlib.import_module(f"gpuconv.kernels.cpu.{name}")
+    for function in vars(module).values():
+        if not isinstance(function, CPUDispatcher) or function.py_func.__module__ != module.__name__:
+            continue
+        for used in names_in(function.py_func.__code__):
+            called = vars(module).get(used)
+            if isinstance(called, CPUDispatcher):
+                assert called.targetoptions.get("pipeline_class") is not KERNEL["pipeline_class"], (
+                    f"{function.__name__} calls {used}"
+                )
+
+
 def test_functions_for_compiled_code_alone_have_no_machine_code():
     @njit(**{**INNER, "cache": False})
     def doubled(number):
@@ -50,17 +67,41 @@ def test_functions_for_compiled_code_alone_have_no_machine_code():
     assert compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name) == 0
 
 
-INNER_FUNCTION = """
-from gpuconv.kernels.cpu.compiling import INNER
+def test_kernels_leave_no_code_for_linking():
+    @njit(**{**KERNEL, "cache": False})
+    def doubled(numbers):
+        for k in range(numbers.size):
+            numbers[k] += numbers[k]
+
+    numbers = np.arange(5.0)
+    doubled(numbers)
+    np.testing.assert_array_equal(numbers, 2 * np.arange(5))
+    (compiled,) = doubled.overloads.values()
+    _, _, (_, code) = compiled.library.serialize_using_object_code()
+    left = {
+        function.name: [instruction.opcode for block in function.blocks for instruction in block.instructions]
+        for function in llvmlite.binding.parse_bitcode(code).functions
+        if not function.is_declaration
+    }
+    assert compiled.fndesc.llvm_func_name in left
+    assert all(opcodes == ["call", "unreachable"] for opcodes in left.values())
+
+
+FUNCTIONS = """
+from gpuconv.kernels.cpu.compiling import INNER, KERNEL
 from numba import njit
 
 @njit(**INNER)
 def doubled(number):
     return number + number
+
+@njit(**KERNEL)
+def quadrupled(number):
+    return 2 * doubled(number)
 """
 
 CALLER = """
-from inner_function import doubled
+from functions import doubled
 from numba import njit
 
 @njit
@@ -70,13 +111,27 @@ def caller(number):
 print(caller(21), sum(doubled.stats.cache_hits.values()))
 """
 
+KERNEL_CALLER = """
+from functions import quadrupled
+
+print(quadrupled({number}), sum(quadrupled.stats.cache_hits.values()))
+"""
+
+
+def printed(program, folder):
+    """What a process prints that finds `FUNCTIONS` in a folder, and leaves compiled code there."""
+    (folder / "functions.py").write_text(FUNCTIONS)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "cache")}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+
 
 def test_another_process_links_what_one_has_left_on_the_disk(tmp_path):
-    (tmp_path / "inner_function.py").write_text(INNER_FUNCTION)
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    printed = []
-    for times in (2, 3):
-        command = [sys.executable, "-c", CALLER.format(times=times)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-        printed.append(done.stdout.split())
-    assert printed == [["84", "0"], ["126", "1"]]
+    assert [printed(CALLER.format(times=times), tmp_path) for times in (2, 3)] == [["84", "0"], ["126", "1"]]
+
+
+def test_another_process_calls_the_kernel_that_one_has_left_on_the_disk(tmp_path):
+    calls = [printed(KERNEL_CALLER.format(number=number), tmp_path) for number in (2, 3)]
+    assert calls == [["8", "0"], ["12", "1"]]

@@ -11,21 +11,21 @@ from numba import njit, types
 from numba.extending import overload
 
 from .blocks import FORMULA, MOVE, blocks, within
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .elementary import exp_of_negative, expm1, log1p, upper_tail
 from .formulas import clip_relu, clip_relu_slope
 from .rows import row_maximum, row_sum, scale_row, subtract_from_row
 from .threads import share
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def activate(x, activation, alpha, y):
     """y = activation(x)."""
     work = x.size * (FORMULA if activation > 2 else MOVE)
     share(_activate, (x.reshape(-1), activation, alpha, y.reshape(-1)), blocks(x.size), work)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def activate_gradient(x, dy, activation, alpha, dx):
     """dx = dy * activation'(x)."""
     work = x.size * (FORMULA if activation > 2 else MOVE)
@@ -33,14 +33,14 @@ def activate_gradient(x, dy, activation, alpha, dx):
     share(_activate_gradient, arguments, blocks(x.size), work)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def relu(x, negative_slope, max_value, threshold, y):
     """Keras's general ReLU; see `gpuconv.kernels.formulas.clip_relu`."""
     arguments = x.reshape(-1), negative_slope, max_value, threshold, y.reshape(-1)
     share(_relu, arguments, blocks(x.size), x.size * MOVE)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def relu_gradient(x, dy, negative_slope, max_value, threshold, dx):
     """dx = dy * relu'(x)."""
     arguments = x.reshape(-1), dy.reshape(-1), negative_slope, max_value, threshold, dx.reshape(-1)
@@ -219,7 +219,7 @@ def exponentiate(x, start, stop):
         part[i] = exp_of_negative(part[i])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def softmax(x, y):
     """y[i] = exp(x[i] - max x[i]) / sum: rows that add up to one, without overflow."""
     rows = rows_of_task(x.shape[1])
@@ -240,7 +240,7 @@ def _softmax(first, last, worker, x, y, rows):
             scale_row(shares, row, columns, y.dtype.type(1) / row_sum(shares, row, columns), shares, row)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def softmax_gradient(y, dy, dx):
     """dx[i] = y[i] * (dy[i] - dy[i] . y[i]), from the softmax `y` itself."""
     rows = rows_of_task(y.shape[1])

@@ -4,6 +4,9 @@ Numba makes machine code of every function that it compiles, and copies its LLVM
 where all of it is optimised and made machine code again.  Functions that only compiled functions call do without code
 of their own here: their callers get them as they were written, and optimise once what they are made of.  The first step
 of training takes a third less time so.
+
+Of the kernels, which only Python calls, it is the LLVM code that nobody wants: read from the disk, it fills thirty
+times the memory of the machine code.
 """
 
 import llvmlite.binding as llvm
@@ -30,9 +33,20 @@ class _InnerLibrary(JITCodeLibrary):
         super()._finalize_final_module()
 
 
+class _KernelLibrary(JITCodeLibrary):
+    """A function's machine code; all that remains of its LLVM code are the names by which Numba knows what there is."""
+
+    def _get_module_for_linking(self):
+        names = [f.name for f in self.get_defined_functions() if f.linkage is llvm.Linkage.external]
+        # Compiled code that called one would stop there.
+        stubs = [f'define void @"{name}"() noinline {{ call void @llvm.trap() unreachable }}' for name in names]
+        head = [f'target triple = "{self._final_module.triple}"', "declare void @llvm.trap()"]
+        return llvm.parse_assembly("\n".join(head + stubs))
+
+
 @register_pass(mutates_CFG=False, analysis_only=True)
 class _ChooseLibrary(AnalysisPass):
-    """Let the passes that follow put the function into an `_InnerLibrary`."""
+    """Let the passes that follow put the function into the compiler's kind of library."""
 
     _name = "choose_library"
 
@@ -40,12 +54,12 @@ class _ChooseLibrary(AnalysisPass):
         super().__init__()
 
     def run_pass(self, state):
-        state.library = _InnerLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library = state.pipeline.library_class(state.targetctx.codegen(), state.func_id.func_qualname)
         state.library.enable_object_caching()
         return False
 
 
-class _InnerCompiler(CompilerBase):
+class _Compiler(CompilerBase):
     def define_pipelines(self):
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
         passes.add_pass_after(_ChooseLibrary, IRLegalization)
@@ -57,13 +71,19 @@ class _InnerCompiler(CompilerBase):
         return super().compile_extra(func)
 
 
+class _InnerCompiler(_Compiler):
+    library_class = _InnerLibrary
+
+
+class _KernelCompiler(_Compiler):
+    library_class = _KernelLibrary
+
+
+_BOTH = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+
 # Functions that only compiled functions call: they do without wrappers for Python and C, too, which for many arguments
 # take longer to compile than the function itself.
-INNER = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-    "pipeline_class": _InnerCompiler,
-}
+INNER = {**_BOTH, "no_cpython_wrapper": True, "pipeline_class": _InnerCompiler}
+
+# Functions that only Python calls.
+KERNEL = {**_BOTH, "pipeline_class": _KernelCompiler}

@@ -34,7 +34,7 @@ from numba import njit
 
 from ..formulas import LINEAR, RELU
 from . import narrow, pointwise, sliding, winograd, winograd_input
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .epilogue import NO_WINDOW, finish, make_dz
 from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
 from .pool import largest_of_windows
@@ -134,7 +134,7 @@ def filters_gradient(x, dy, y, winner, geometry, activation, alpha, window, dfil
 # ------------------------------------------------------------------ forward and gradient by input
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _correlate(
     source, values, winner, slope, slope_alpha, filters, turned, bias, activation, alpha, target,
     tables, scratch, none, lanewise,
@@ -294,7 +294,7 @@ def _copy_part(source, values, winner, window, slope, alpha, picture, pictures, 
 # ------------------------------------------------------------------ gradient by filters
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _correlate_gradient_filters(
     x, dy, y, winner, activation, alpha, dfilters, dbias, tables, slots, scratch, none, ones, lanewise
 ):

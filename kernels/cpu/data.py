@@ -7,7 +7,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .blocks import BLOCK, MOVE
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .local import local_array
 from .threads import share
 
@@ -38,7 +38,7 @@ def _prefetch(typing, array, place):
     return types.void(array, types.intp), code
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def gather(source, order, start, batch):
     """batch[i] = source[order[start + i]]."""
     rows, columns = batch.shape
@@ -62,7 +62,7 @@ def _gather(first, last, worker, source, order, start, batch, step):
             batch_row[j] = source_row[j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def put(batch, start, rows):
     """rows[start + i] = batch[i]."""
     first = start * batch.shape[1]
@@ -75,7 +75,7 @@ def _put(first, last, worker, batch, place, rows):
         rows[place + i] = batch[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def sum_into(values, place, totals):
     """totals[place] = sum of values, block by block."""
     part = (values.size // PARTS // SUM_BLOCK + 1) * SUM_BLOCK

@@ -30,7 +30,7 @@ import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR, RELU
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
 from .plan import Tables
 from .prepared import prepared
@@ -165,7 +165,7 @@ def _plan(rows, depth, width, row_step, column_step, turned, dtype):
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _product(a, b, sloped, values, slope, slope_alpha, bias, activation, alpha, c, sums, tables, none, scratch):
     """C = A B with bias and activation, for all three: one function, so that it is compiled once.
 

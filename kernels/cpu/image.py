@@ -33,7 +33,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .builders import keep_loop, multiply_add, spread
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .simd import REGISTER_BYTES, WIDE_ROWS
 from .threads import WORKERS, share
 from .workspace import workspace
@@ -77,7 +77,7 @@ def _whole(count, step):
     return -(-count // step) * step
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _correlate(x, rows, columns, fillvalue, kernel, y, height, width, step, size, scratch, tiled, by_line):
     tasks = -(-y.shape[0] // height) * -(-y.shape[1] // width)
     arguments = (x, rows, columns, fillvalue, kernel, y, height, width, step, size, scratch, tiled, by_line)

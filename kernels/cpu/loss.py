@@ -12,7 +12,7 @@ from numba import njit
 
 from .activation import ROWS_BLOCK, exponentiate, rows_of_task
 from .blocks import FORMULA
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .elementary import exp_of_negative, log, log1p, select
 from .local import local_array
 from .rows import row_maximum, row_sum, scale_row, subtract_from_row
@@ -22,7 +22,7 @@ from .threads import share
 EPSILON = 1e-7
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def softmax_cross_entropy(logits, targets, scale, losses, gradient):
     """losses = -sum_j t_j log softmax_j(z), gradient = scale (softmax(z) sum t - t)."""
     rows = rows_of_task(logits.shape[1])
@@ -68,7 +68,7 @@ def _softmax_cross_entropy(first, last, worker, all_logits, all_targets, scale, 
                 gradient[j] = factor * gradient[j] - scale * targets[j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def sparse_softmax_cross_entropy(logits, labels, scale, losses, gradient):
     """`softmax_cross_entropy` for targets given as class numbers."""
     rows = rows_of_task(logits.shape[1])
@@ -92,7 +92,7 @@ def _sparse_softmax_cross_entropy(first, last, worker, all_logits, labels, facto
             gradient[row + labels[i]] -= factor
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def cross_entropy(probabilities, targets, scale, losses, gradient):
     """losses = -sum_j t_j log q_j with q = p / sum p, clipped to [EPSILON, 1 - EPSILON].
 
@@ -124,7 +124,7 @@ def cross_entropy(probabilities, targets, scale, losses, gradient):
             gradient[i, j] = real(scale) * (unclipped - inside) / total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def sparse_cross_entropy(probabilities, labels, scale, losses, gradient):
     """`cross_entropy` for targets given as class numbers."""
     rows, columns = probabilities.shape
@@ -144,7 +144,7 @@ def sparse_cross_entropy(probabilities, labels, scale, losses, gradient):
             gradient[i, labels[i]] -= real(scale) / (share * total)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def mean_squared_error(predictions, targets, scale, losses, gradient):
     """losses = mean_j (p_j - t_j)^2, gradient = scale 2 (p - t) / columns."""
     rows, columns = predictions.shape
@@ -159,7 +159,7 @@ def mean_squared_error(predictions, targets, scale, losses, gradient):
         losses[i] = total / real(columns)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def binary_cross_entropy(probabilities, targets, scale, losses, gradient):
     """losses = -mean_j (t_j log p_j + (1 - t_j) log(1 - p_j)), p clipped to [EPSILON, 1 - EPSILON]."""
     rows, columns = probabilities.shape
@@ -181,7 +181,7 @@ def binary_cross_entropy(probabilities, targets, scale, losses, gradient):
         losses[i] = total / real(columns)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def sigmoid_binary_cross_entropy(logits, targets, scale, losses, gradient):
     """losses = mean_j (max(z_j, 0) - z_j t_j + log(1 + e^-|z_j|)), gradient = scale (sigmoid(z) - t) / columns."""
     rows = rows_of_task(logits.shape[1])

@@ -2,10 +2,11 @@
 
 from numba import njit
 
+from .compiling import KERNEL
 from .rows import row_argmax
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def sparse_accuracy(predictions, labels, hits):
     """1 where the largest prediction stands at the label, else 0."""
     columns, flat = predictions.shape[1], predictions.reshape(-1)
@@ -13,7 +14,7 @@ def sparse_accuracy(predictions, labels, hits):
         hits[i] = row_argmax(flat, i * columns, columns) == labels[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def categorical_accuracy(predictions, targets, hits):
     """1 where the largest prediction stands at the largest target, else 0."""
     columns, flat, flat_targets = predictions.shape[1], predictions.reshape(-1), targets.reshape(-1)
@@ -21,7 +22,7 @@ def categorical_accuracy(predictions, targets, hits):
         hits[i] = row_argmax(flat, i * columns, columns) == row_argmax(flat_targets, i * columns, columns)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def binary_accuracy(predictions, targets, threshold, hits):
     """The share of columns where prediction and target lie on the same side."""
     rows, columns = predictions.shape

@@ -30,7 +30,7 @@ import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .epilogue import multiply_by_slope
 from .plan import Tables, phases_by_strides
 from .prepared import prepared
@@ -167,7 +167,7 @@ def _plan(geometry, dtype):
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _gradient(dy, y, activation, alpha, filters, dx, tables, work, scratch, none, ones):
     plan = _numbers_of(tables)
     arguments = (

@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 
 from .blocks import BLOCK, MOVE
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .local import local_array
 from .threads import share
 
@@ -100,7 +100,7 @@ def _moment_of_parts(first, last, worker, x, centres, power, sums, part, start, 
             sums[k * LINE + c] = total[c]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def batch_moments(x, mean, variance):
     """Mean and biased variance of each column, in two passes."""
     _moment(x, mean, 1, mean)
@@ -111,7 +111,7 @@ def batch_moments(x, mean, variance):
         variance[c] /= x.dtype.type(x.shape[0])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def normalize(x, mean, variance, gamma, beta, epsilon, y):
     """y = gamma (x - mean) / sqrt(variance + epsilon) + beta."""
     centre, scale, shift = local_array(LINE, x), local_array(LINE, x), local_array(LINE, x)
@@ -137,7 +137,7 @@ def _normalize(first, last, worker, x, centre, scale, shift, y, some, start, ste
             out[c] = (line[c] - centre[c]) * scale[c] + shift[c]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def batch_normalization_gradient(x, mean, variance, gamma, dy, epsilon, dx, dgamma, dbeta):
     """The gradients through `normalize` and, by input, through the batch's own moments."""
     sums_gamma, sums_beta = local_array(SUMS, np.float64), local_array(SUMS, np.float64)
@@ -197,7 +197,7 @@ def _gradient_input(first, last, worker, x, dy, centre, shift, slope, scale, dx,
             out[c] = scale[c] * (dy_line[c] - shift[c] - (line[c] - centre[c]) * slope[c])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def moving_average(new, momentum, average):
     """average = momentum * average + (1 - momentum) * new."""
     keep = average.dtype.type(momentum)

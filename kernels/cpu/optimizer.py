@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from .blocks import MOVE, blocks, within
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .local import local_array
 from .threads import share
 
@@ -19,7 +19,7 @@ PARTS = 64
 LINE = 64
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def regularize(parameters, ends, l1, l2, gradients, penalty):
     """Add the gradient of the L1 and L2 penalties, and write the penalty.
 
@@ -77,7 +77,7 @@ def _l2_penalty(parameters, l2, gradients):
     return l2 * total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def sgd(gradients, learning_rate, momentum, nesterov, weight_decay, parameters, velocity):
     """p -= rate g; with momentum v = momentum v - rate g and p += v, or p += momentum v - rate g (Nesterov)."""
     keep = 1.0 - learning_rate * weight_decay
@@ -111,7 +111,7 @@ def _sgd_with_momentum(first, last, worker, gradients, learning_rate, momentum, 
         parameters[i] = parameters[i] * keep + (inertia * v - move if nesterov else v)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def adam(gradients, learning_rate, beta_1, beta_2, epsilon, step, weight_decay, parameters, mean, mean_square):
     """Kingma and Ba, "Adam" (2015), in the form that precedes section 2.1.
 
@@ -138,7 +138,7 @@ def _adam(first, last, worker, gradients, rate, new_1, new_2, epsilon, keep, par
         parameters[i] = parameters[i] * keep - rate * m / (math.sqrt(s) + epsilon)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def rmsprop(
     gradients, learning_rate, rho, momentum, epsilon, centered, weight_decay, parameters, mean, mean_square, velocity
 ):

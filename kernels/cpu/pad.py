@@ -3,11 +3,11 @@
 from numba import njit
 
 from .blocks import BLOCK, MOVE
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .threads import share
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def zero_pad2d(x, top, left, y):
     """y[:, top:top+height, left:left+width] = x, and zero elsewhere."""
     step = max(BLOCK // max(y.shape[2] * y.shape[3], 1), 1)
@@ -32,7 +32,7 @@ def _zero_pad_rows(first, last, worker, x, top, left, y, step):
             line[end:] = zero
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def crop2d(x, top, left, y):
     """y = x[:, top:top+height, left:left+width], the gradient of `zero_pad2d`."""
     step = max(BLOCK // max(y.shape[2] * y.shape[3], 1), 1)

@@ -26,7 +26,7 @@ import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR, RELU
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
 from .fetching import fetch_to_read, fetch_to_write
 from .prepared import both_directions
@@ -85,7 +85,7 @@ def _plan(geometry, dtype, turned):
     return numbers, int(n["packed_size"] + WORKERS * n["scratch_of_worker"])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _multiply(source, values, slope, slope_alpha, filters, bias, activation, alpha, target, numbers, scratch):
     plan = numbers[0]
     packed, rest = scratch[: plan.packed_size], scratch[plan.packed_size :]

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from .blocks import BLOCK, MOVE
 from .builders import constant
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .elementary import select
 from .local import local_array
 from .prepared import prepared
@@ -76,14 +76,14 @@ def max_pool2d(x, geometry, y, winner):
     return _max_pool2d, (x, _window(geometry), y, winner)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _max_pool2d_2x2(x, y, winner):
     rows = y.shape[0] * y.shape[1]
     step = rows_of_task(x[0, 0].size * 2, rows)
     share(_max_rows_2x2, (x, y, winner, step), (rows + step - 1) // step, x.size * MOVE)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _max_pool2d(x, window, y, winner):
     rows = y.shape[0] * y.shape[1]
     step = rows_of_task(x[0, 0].size * window[2], rows)
@@ -235,14 +235,14 @@ def max_pool2d_gradient(dy, winner, geometry, dx):
     return _max_pool2d_gradient, (dy, winner, _window(geometry), dx)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _max_pool2d_gradient_2x2(dy, winner, dx):
     rows = dy.shape[0] * dy.shape[1]
     step = rows_of_task(dx[0, 0].size * 2, rows)
     share(_max_gradient_rows_2x2, (dy, winner, dx, step), (rows + step - 1) // step, dx.size * MOVE)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _max_pool2d_gradient(dy, winner, window, dx):
     rows = dx.shape[0] * dx.shape[1]
     step = rows_of_task(dx[0, 0].size, rows)
@@ -324,14 +324,14 @@ def average_pool2d(x, geometry, y):
     return _average_pool2d, (x, _window(geometry), y)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _average_pool2d_2x2(x, y):
     rows = y.shape[0] * y.shape[1]
     step = rows_of_task(x[0, 0].size * 2, rows)
     share(_average_rows_2x2, (x, y, step), (rows + step - 1) // step, x.size * MOVE)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _average_pool2d(x, window, y):
     rows = y.shape[0] * y.shape[1]
     step = rows_of_task(x[0, 0].size * window[2], rows)
@@ -399,14 +399,14 @@ def average_pool2d_gradient(dy, geometry, dx):
     return _average_pool2d_gradient, (dy, _window(geometry), dx)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _average_pool2d_gradient_2x2(dy, dx):
     rows = dx.shape[0] * dx.shape[1]
     step = rows_of_task(dx[0, 0].size, rows)
     share(_average_gradient_rows_2x2, (dy, dx, step), (rows + step - 1) // step, dx.size * MOVE)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _average_pool2d_gradient(dy, window, dx):
     rows = dx.shape[0] * dx.shape[1]
     step = rows_of_task(dx[0, 0].size, rows)

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .elementary import select
 from .formulas import philox4x32
 from .local import local_array
@@ -30,7 +30,7 @@ def dropout(x, rate, seed, stream, step, y):
     return _dropout, (x, rate, int(np.uint64(seed).view(np.int64)), stream, step, y)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _dropout(x, rate, seed, stream, step, y):
     arguments = x.reshape(-1), rate, np.uint64(seed), np.uint32(stream), np.uint32(step), y.reshape(-1)
     share(_dropout_part, arguments, (x.size + TASK - 1) // TASK, x.size * WORK)

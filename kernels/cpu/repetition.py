@@ -23,6 +23,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from ..repetition import Counter, counters_of, now
+from .compiling import KERNEL
 
 _WORD = ir.IntType(64)
 _ENTRY = ir.FunctionType(ir.VoidType(), [_WORD.as_pointer()])
@@ -135,7 +136,7 @@ def _call(typing, entry, words, place):
     return types.void(types.intp, words, types.intp), code
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+@njit(**KERNEL)
 def _repeat(entries, places, words, growing, steps, times):
     for _ in range(times):
         for k in range(entries.size):

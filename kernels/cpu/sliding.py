@@ -37,7 +37,7 @@ from numba.extending import intrinsic
 
 from ..formulas import LINEAR, RELU
 from .builders import keep_loop, multiply_add, spread
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
 from .fetching import emit_fetch
 from .prepared import both_directions
@@ -186,7 +186,7 @@ def _tile(pixels):
 _wide_tile, _narrow_tile, _single_tile = _tile(WIDE), _tile(NARROW), _tile(1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _slide(source, values, slope, slope_alpha, filters, bias, activation, alpha, target, numbers, scratch):
     plan = numbers[0]
     share(

@@ -41,7 +41,7 @@ from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 
 # Multiply-adds that are worth a thread: a kernel with fewer has none but the caller, one with more a helper for each so
 # many.  About three microseconds of one core, where waking a helper that still looks for work takes less than one.
@@ -311,7 +311,7 @@ def _take_chunks(worker):
         first = add(NEXT, chunk)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _serve(worker):
     """A worker's life: wait for a job, join it, take chunks, leave it."""
     own = OWN + worker * OWN_WORDS

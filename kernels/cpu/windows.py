@@ -28,7 +28,7 @@ from numba.extending import intrinsic
 
 from ..formulas import LINEAR, RELU
 from .builders import constant, keep_loop, multiply_add, spread
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .pool import largest_cell, rows_of_task
 from .product import lanes
 from .simd import REGISTER_BYTES, lanes_of, vectors_of
@@ -148,7 +148,7 @@ def _window_tile(vectors):
 _wide_tile, _narrow_tile = _window_tile(2), _window_tile(1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _correlate(x, filters, bias, activation, columns, steps, y, winner):
     lines = y.shape[0] * y.shape[1]
     step = rows_of_task(y[0, 0].size * columns.size, lines)

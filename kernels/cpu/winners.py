@@ -31,7 +31,7 @@ from numba.extending import intrinsic
 from ..formulas import RELU
 from . import windows
 from .builders import constant, keep_loop, multiply_add, spread
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .product import lanes
 from .simd import REGISTER_BYTES, copy_vector, lanes_of, vectors_of
 from .threads import share
@@ -252,7 +252,7 @@ _few_pieces_tile = _winners_tile(FEW_CHANNELS, FEW_PIECES, SHORT)
 _pieces_tile = _winners_tile(CHANNELS, PIECES)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _gradient(
     x, dy, y, winner, activation, corners, pieces, terms, counts, steps, tile_channels, width, slots,
     scratch, patches, dfilters, dbias,

@@ -60,7 +60,7 @@ from numba import njit
 
 from ..formulas import LINEAR, RELU
 from . import winograd_input
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .epilogue import NO_WINDOW, finish, make_dz
 from .pool import largest_of_windows
 from .prepared import prepared
@@ -401,7 +401,7 @@ def correlate2d_gradient_filters(
 # ------------------------------------------------------------------ forward and gradient by input
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _correlate(
     source, values, winner, slope, slope_alpha, filters, turned, bias, activation, alpha, target,
     numbers, tables, scratch, none,
@@ -622,7 +622,7 @@ def _finish_outputs(target, tile, count, activation, alpha, tables, plan):
 # ------------------------------------------------------------------ gradient by filters
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _gradient_filters(x, dy, y, winner, activation, alpha, dfilters, dbias, numbers, tables, slots, scratch, none):
     plan = numbers[0]
     sums, rest = scratch[: slots * plan.slot_size], scratch[slots * plan.slot_size :]

@@ -20,7 +20,7 @@ import math
 import numpy as np
 from numba import njit
 
-from .compiling import INNER
+from .compiling import INNER, KERNEL
 from .epilogue import make_dz
 from .prepared import prepared
 from .product import lanes, pack_panel, panel_start, panels
@@ -113,7 +113,7 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx, 
     return _gradient, (dy, y, winner, activation, alpha, filters, dx, plan, tables, scratch, zeros(dx.dtype))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**KERNEL)
 def _gradient(dy, y, winner, activation, alpha, filters, dx, numbers, tables, scratch, none):
     plan = numbers[0]
     packed, rest = scratch[: plan.packed_size], scratch[plan.packed_size :]

@@ -8,6 +8,11 @@ import numpy as np
 # Panels start where cache lines do.
 LINE_BYTES = 64
 
+# The smallest buffer, and larger ones have powers of two, so that few are ever made: calls that are recorded to be
+# repeated keep each one alive that they were made with.  Pages that nobody writes take no memory, but for arrays from
+# 4 MiB on, for which NumPy asks the system for large pages.
+FEWEST_BYTES = (1 << 22) - 4096
+
 
 class _Buffers(threading.local):
     """One buffer for each type of number, of each thread."""
@@ -23,9 +28,10 @@ def workspace(count, dtype):
     """An array of at least `count` elements, the same one at the next call of this thread."""
     buffer = _buffers.of.get(dtype)
     if buffer is None or buffer.size < count:
-        memory = np.empty(count * dtype.itemsize + LINE_BYTES, np.uint8)
+        size = max(FEWEST_BYTES, 1 << (count * dtype.itemsize - 1).bit_length())
+        memory = np.empty(size + LINE_BYTES, np.uint8)
         start = -memory.ctypes.data % LINE_BYTES
-        buffer = _buffers.of[dtype] = memory[start : start + count * dtype.itemsize].view(dtype)
+        buffer = _buffers.of[dtype] = memory[start : start + size].view(dtype)
     return buffer
 
 
