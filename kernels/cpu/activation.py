@@ -10,12 +10,16 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from .blocks import FORMULA, MOVE, blocks, within
+from .blocks import BLOCK, FORMULA, MOVE, blocks, within
 from .compiling import INNER, KERNEL
 from .elementary import exp_of_negative, expm1, log1p, upper_tail
 from .formulas import clip_relu, clip_relu_slope
-from .rows import row_maximum, row_sum, scale_row, subtract_from_row
+from .local import local_array
+from .rows import LANE_SUMS, ROWS_AT_ONCE, exponentials_of_rows, scale_rows
+from .simd import lanes_of
+from .streaming import LINE_BYTES, PIECE, PIECE_ROOM, fetch, finish_streaming, is_streamed, stream
 from .threads import share
+from .views import part
 
 
 @njit(**KERNEL)
@@ -127,7 +131,23 @@ def _gelu_slope(z):
 
 @njit(**INNER)
 def _activate(first, last, worker, x, activation, alpha, y):
-    x, y = within(x, first, last), within(y, first, last)
+    begin, end = first * BLOCK, min(last * BLOCK, x.size)
+    streamed, piece, waiting = is_streamed(y), local_array(PIECE_ROOM, y), 0
+    target, step = (piece, PIECE) if streamed else (y, BLOCK)
+    for start in range(begin, end, step):
+        count = min(step, end - start)
+        into = waiting if streamed else start
+        if streamed:
+            fetch(x, start + count, count)
+        _activate_part(part(x, start, count), activation, alpha, part(target, into, count))
+        if streamed:
+            waiting = stream(piece, into + count, y, start - into, start + count == end)
+    if streamed:
+        finish_streaming()
+
+
+@njit(**INNER)
+def _activate_part(x, activation, alpha, y):
     zero, alpha = x.dtype.type(0), x.dtype.type(alpha)
     if activation == 1:
         for i in range(x.size):
@@ -200,9 +220,13 @@ def _relu_gradient(first, last, worker, x, dy, negative_slope, max_value, thresh
 # ------------------------------------------------------------------ softmax
 
 
-# Elements of a task, and of what goes through all of softmax's passes before the next is read: the first-level cache
-# would hold more, but memory would wait while exponentials are taken.
-ROWS_BLOCK, SOFTMAX_PIECE = 1 << 12, 1 << 8
+# Elements of a task, and how many times as many when results go past the caches: each task waits for its first rows.
+ROWS_BLOCK, STREAMED_BLOCKS = 1 << 12, 16
+
+# Elements of a piece of a task that goes through all of softmax's loops before the next is read, unless fewer rows than
+# a vector has lanes have more; and how many there may be for the piece to be streamed.
+SOFTMAX_PIECE, LARGEST_SOFTMAX_PIECE = 1 << 9, 1 << 12
+SOFTMAX_ROOM = LARGEST_SOFTMAX_PIECE + LINE_BYTES // 4
 
 
 @njit(**INNER)
@@ -211,33 +235,37 @@ def rows_of_task(columns):
     return max(ROWS_BLOCK // max(columns, 1), 1)
 
 
-@njit(**INNER)
-def exponentiate(x, start, stop):
-    """``x[start:stop] = e^x`` in place, across the ends of rows, since these are often shorter than a vector."""
-    part = x[start:stop]
-    for i in range(part.size):
-        part[i] = exp_of_negative(part[i])
-
-
 @njit(**KERNEL)
 def softmax(x, y):
     """y[i] = exp(x[i] - max x[i]) / sum: rows that add up to one, without overflow."""
-    rows = rows_of_task(x.shape[1])
+    rows = rows_of_task(x.shape[1]) * (STREAMED_BLOCKS if is_streamed(y) else 1)
     share(_softmax, (x, y, rows), (x.shape[0] + rows - 1) // rows, x.size * FORMULA)
 
 
 @njit(**INNER)
 def _softmax(first, last, worker, x, y, rows):
-    columns = x.shape[1]
+    columns, group, one = x.shape[1], lanes_of(y), y.dtype.type(1)
     logits, shares = x.reshape(-1), y.reshape(-1)
-    begin, end, some = first * rows, min(last * rows, x.shape[0]), max(SOFTMAX_PIECE // max(columns, 1), 1)
-    for piece in range(begin, end, some):
-        start, stop = piece * columns, min(piece + some, end) * columns
-        for row in range(start, stop, columns):
-            subtract_from_row(logits, row, columns, row_maximum(logits, row, columns), shares, row)
-        exponentiate(shares, start, stop)
-        for row in range(start, stop, columns):
-            scale_row(shares, row, columns, y.dtype.type(1) / row_sum(shares, row, columns), shares, row)
+    minus_largest, totals = local_array(ROWS_AT_ONCE, y), local_array(ROWS_AT_ONCE, y)
+    sums = local_array(LANE_SUMS, y)
+    begin, end = first * rows, min(last * rows, x.shape[0])
+    some = min(max(SOFTMAX_PIECE // max(group * columns, 1), 1) * group, ROWS_AT_ONCE)
+    streamed = is_streamed(y) and some * columns <= LARGEST_SOFTMAX_PIECE
+    piece = local_array(SOFTMAX_ROOM, y)
+    target, waiting = piece if streamed else shares, 0
+    for start in range(begin, end, some):
+        count, source = min(some, end - start), start * columns
+        into = waiting if streamed else source
+        if streamed:
+            fetch(logits, source + count * columns, count * columns)
+        exponentials_of_rows(logits, source, columns, count, target, into, minus_largest, totals, sums)
+        for row in range(count):
+            totals[row] = one / totals[row]
+        scale_rows(target, into, columns, count, totals)
+        if streamed:
+            waiting = stream(piece, into + count * columns, shares, source - into, start + count == end)
+    if streamed:
+        finish_streaming()
 
 
 @njit(**KERNEL)

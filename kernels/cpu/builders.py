@@ -16,18 +16,20 @@ def spread(builder, number, lanes):
 
 
 def constant(kind, number):
-    """A constant vector of one number."""
-    return ir.Constant(kind, [number] * kind.count)
+    """A constant number, or vector of one number."""
+    return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
 
 
 def multiply_add(builder, factor, other, addend):
-    """``factor * other + addend`` of vectors, as one instruction where the processor has it."""
+    """``factor * other + addend`` of numbers or vectors, as one instruction where the processor has it."""
     if not FUSED:
         return builder.fadd(builder.fmul(factor, other), addend)
-    vector = factor.type
-    name = f"llvm.fma.v{vector.count}{vector.element.intrinsic_name}"
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-    return builder.call(function, [factor, other, addend])
+    kind = factor.type
+    suffix = f"v{kind.count}{kind.element.intrinsic_name}" if isinstance(kind, ir.VectorType) else kind.intrinsic_name
+    function = ir.FunctionType(kind, [kind] * 3)
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, function, f"llvm.fma.{suffix}"), [factor, other, addend]
+    )
 
 
 def keep_loop(builder):

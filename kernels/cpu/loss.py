@@ -10,12 +10,12 @@ import math
 
 from numba import njit
 
-from .activation import ROWS_BLOCK, exponentiate, rows_of_task
+from .activation import ROWS_BLOCK, rows_of_task
 from .blocks import FORMULA
 from .compiling import INNER, KERNEL
-from .elementary import exp_of_negative, log, log1p, select
+from .elementary import exp_of_negative, log, log1p, select, without_scale
 from .local import local_array
-from .rows import row_maximum, row_sum, scale_row, subtract_from_row
+from .rows import LANE_SUMS, ROWS_AT_ONCE, exponentials_of_rows, row_sum, scale_rows
 from .threads import share
 
 # Keras's backend.epsilon().
@@ -33,16 +33,15 @@ def softmax_cross_entropy(logits, targets, scale, losses, gradient):
 
 @njit(**INNER)
 def _exponentials(logits, first, last, columns, totals, losses, gradient):
-    """e^(z - max z) of each row into `gradient`, their sums into `totals`, log sum e^z into `losses`."""
-    for i in range(first, last):
-        losses[i] = row_maximum(logits, i * columns, columns)
-        subtract_from_row(logits, i * columns, columns, losses[i], gradient, i * columns)
-    exponentiate(gradient, first * columns, last * columns)
-    for i in range(first, last):
-        totals[i - first] = row_sum(gradient, i * columns, columns)
-    normalizers = losses[first:last]
-    for i in range(normalizers.size):
-        normalizers[i] += log(totals[i])
+    """Scaled e^(z - max z) of each row into `gradient`, their sums into `totals`, log sum e^z into `losses`."""
+    minus_largest, some_totals = local_array(ROWS_AT_ONCE, logits), local_array(ROWS_AT_ONCE, logits)
+    sums = local_array(LANE_SUMS, logits)
+    for row in range(first, last, ROWS_AT_ONCE):
+        count, place = min(ROWS_AT_ONCE, last - row), row * columns
+        exponentials_of_rows(logits, place, columns, count, gradient, place, minus_largest, some_totals, sums)
+        for i in range(count):
+            totals[row - first + i] = some_totals[i]
+            losses[row + i] = log(without_scale(some_totals[i])) - minus_largest[i]
 
 
 @njit(**INNER)
@@ -85,11 +84,13 @@ def _sparse_softmax_cross_entropy(first, last, worker, all_logits, labels, facto
     for task in range(first, last):
         begin, end = task * rows, min((task + 1) * rows, count)
         _exponentials(logits, begin, end, columns, totals, losses, gradient)
+        for i in range(end - begin):
+            totals[i] = factor / totals[i]
+        scale_rows(gradient, begin * columns, columns, end - begin, totals)
         for i in range(begin, end):
-            row = i * columns
-            losses[i] -= logits[row + labels[i]]
-            scale_row(gradient, row, columns, factor / totals[i - begin], gradient, row)
-            gradient[row + labels[i]] -= factor
+            place = i * columns + labels[i]
+            losses[i] -= logits[place]
+            gradient[place] -= factor
 
 
 @njit(**KERNEL)

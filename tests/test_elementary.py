@@ -1,0 +1,138 @@
+"""Exponentials against those of twice as many digits, and results that go past the caches against those that do not."""
+
+import math
+
+import numpy as np
+import pytest
+import reference
+from gpuconv.kernels import cpu
+from gpuconv.kernels.cpu import elementary, streaming
+from gpuconv.kernels.cpu.threads import get_num_threads, set_num_threads
+from gpuconv.kernels.formulas import SIGMOID
+from numba import njit
+
+REAL = [np.float32, np.float64]
+
+
+@njit(error_model="numpy")
+def exponentials(x, y):
+    for i in range(x.size):
+        y[i] = elementary.exp_of_negative(x[i])
+
+
+@njit(error_model="numpy")
+def exponentials_minus_1(x, y):
+    for i in range(x.size):
+        y[i] = elementary.expm1(x[i])
+
+
+def computed(function, x):
+    y = np.full_like(x, np.nan)
+    function(x, y)
+    return y
+
+
+def units(got, exact):
+    """Errors in units of the last place."""
+    return np.abs(got.astype(exact.dtype) - exact) / np.spacing(np.abs(exact).astype(got.dtype)).astype(exact.dtype)
+
+
+def negative_float32(down_to, step):
+    """Every so-many-th float32 number from -0 down to a number, denormal ones included."""
+    return np.arange(1 << 31, int(np.float32(down_to).view(np.uint32)), step, np.uint32).view(np.float32)
+
+
+def test_exponentials_of_float32():
+    x = negative_float32(-104, 1009)
+    assert units(computed(exponentials, x), np.exp(x.astype(np.float64))).max() < 1.2
+
+
+def test_exponentials_minus_1_of_float32():
+    x = np.concatenate([negative_float32(-104, 2003), -negative_float32(-88.7, 2003)])
+    x = x[np.abs(x) > 1e-30]  # NumPy's own result loses digits of denormal numbers
+    assert units(computed(exponentials_minus_1, x), np.expm1(x.astype(np.float64))).max() < 1.9
+
+
+def test_exponentials_of_float64():
+    random = np.random.default_rng(0)
+    x = -np.concatenate(
+        [random.uniform(0, 1, 20000), random.uniform(0, 745, 20000), 10 ** random.uniform(-9, 2, 20000)]
+    )
+    # The C library's are within a unit themselves.
+    assert units(computed(exponentials, x), np.array([math.exp(number) for number in x])).max() <= 2
+    x = np.concatenate([x, random.uniform(0, 709, 20000)])
+    assert units(computed(exponentials_minus_1, x), np.array([math.expm1(number) for number in x])).max() <= 3
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_ends_of_exponentials(dtype):
+    lowest = {np.float32: -104.5, np.float64: -746.0}[dtype]
+    x = np.array([-np.inf, np.finfo(dtype).min, lowest, -0.0, 0.0, np.nan], dtype)
+    np.testing.assert_array_equal(computed(exponentials, x), np.array([0, 0, 0, 1, 1, np.nan], dtype))
+    # The largest payload that a NaN can have must not become an exponent.
+    payload = np.array([-1], {np.float32: np.int32, np.float64: np.int64}[dtype]).view(dtype)
+    assert np.isnan(computed(exponentials, payload)).all()
+    x = np.array([-np.inf, np.inf, 0.0, np.nan], dtype)
+    np.testing.assert_array_equal(computed(exponentials_minus_1, x), np.array([-1, np.inf, 0, np.nan], dtype))
+
+
+# ------------------------------------------------------------------ past the caches
+
+
+def unaligned(shape, dtype):
+    """An array that starts within a line of memory, and the number before and the number behind it, all NaN."""
+    size = math.prod(shape)
+    whole = np.full(size + 2, np.nan, dtype)
+    return whole[1:-1].reshape(shape), whole[[0, -1]]
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("columns", [3, 16, 33, 400, 700])
+def test_softmax_past_the_caches(columns, dtype):
+    rows = streaming.PAST_CACHES // np.dtype(dtype).itemsize // columns + 5
+    x = np.random.default_rng(0).standard_normal((rows, columns), dtype)
+    y, around = unaligned(x.shape, dtype)
+    parts = np.empty_like(x)
+    before = get_num_threads()
+    for threads in (1, 2):
+        y[:] = np.nan
+        set_num_threads(threads)
+        cpu.softmax(x, y)
+        set_num_threads(before)
+        for start in range(0, rows, rows // 3):
+            part = slice(start, start + rows // 3)
+            cpu.softmax(x[part], parts[part])
+        np.testing.assert_array_equal(y, parts)
+        assert np.isnan(around).all()
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_activations_past_the_caches(dtype):
+    size = streaming.PAST_CACHES // np.dtype(dtype).itemsize + 333
+    x = np.random.default_rng(0).standard_normal(size, dtype)
+    y, around = unaligned((size,), dtype)
+    parts = np.empty_like(x)
+    cpu.activate(x, SIGMOID, 0.0, y)
+    for part in (slice(size // 2), slice(size // 2, None)):
+        cpu.activate(x[part], SIGMOID, 0.0, parts[part])
+    np.testing.assert_array_equal(y, parts)
+    assert np.isnan(around).all()
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_dropout_past_the_caches(dtype):
+    size = streaming.PAST_CACHES // np.dtype(dtype).itemsize + 333
+    x = np.random.default_rng(0).standard_normal(size, dtype)
+    y, around = unaligned((size,), dtype)
+    part = np.empty_like(x[: size // 2])
+    arguments = 0.3, 2**63 + 5, 2, 7
+    cpu.dropout(x[: size // 2], *arguments, part)
+    cpu.dropout(x, *arguments, y)
+    np.testing.assert_array_equal(y[: size // 2], part)
+    # The end, from the reference's words for it.
+    first, key = (size - 400) // 4, ((2**63 + 5) % 2**32, (2**63 + 5) // 2**32)
+    words = [word for block in range(first, size // 4 + 1) for word in reference.philox4x32((block, 0, 2, 7), key)]
+    kept = np.array(words)[: size - 4 * first] >= int(0.3 * 2**32)
+    expected = np.where(kept, x[4 * first :] * dtype(1 / (1 - 0.3)), 0)
+    np.testing.assert_array_equal(y[4 * first :], expected)
+    assert np.isnan(around).all()
