@@ -39,7 +39,8 @@ multiply-adds a byte.  Strips are stored pixel by pixel, and read 4 entries or f
 What bounds it.  Multiply-adds, where there are channels and filters enough: for 1024 of them a thread executes 64 reads
 of shared memory and 75 to 90 other instructions in the larger tiles, of which 24 are for ReLU's slope and the bias.  On
 tensor cores, for 96 of their instructions a warp executes 12 reads of shared memory, 192 instructions that split
-factors, 64 that add, and 90 to 140 others; the tensor cores need longer for theirs.  In a network's first layer, reading dy and y.
+factors, 64 that add, and 90 to 140 others; the tensor cores need longer for theirs.  In a network's first layer,
+reading dy and y.
 
 Where channels do not mix, `depthwise` has the sums of chunks.  The direct kernel, for float64 and other groups of few
 channels or filters, has a thread for each filter weight and chunk
@@ -259,8 +260,8 @@ class Layout(NamedTuple):
     filter_width: int
     filter_each: int
     filter_apart: int
-    # Where things lie in shared memory: of each pixel its entries, and then its filters, in two pairs of strips; and the
-    # values y for the one that is fetched.
+    # Where things lie in shared memory: of each pixel its entries, and then its filters, in two pairs of strips; then
+    # the values y of the one that is fetched.
     stride: int
     strips_size: int
     values_begin: int
@@ -453,11 +454,11 @@ def finish_gradients(bias, target, values, sloped, activation, alpha, t):
             if t.wide_filters:
                 a, b, c, d = load4(to)
                 if sloped:
-                    k, l, m, n = load4(own_values)
-                    a = a * slope_from_value(activation, alpha, k)
-                    b = b * slope_from_value(activation, alpha, l)
-                    c = c * slope_from_value(activation, alpha, m)
-                    d = d * slope_from_value(activation, alpha, n)
+                    i, j, k, m = load4(own_values)
+                    a = a * slope_from_value(activation, alpha, i)
+                    b = b * slope_from_value(activation, alpha, j)
+                    c = c * slope_from_value(activation, alpha, k)
+                    d = d * slope_from_value(activation, alpha, m)
                     store4(to, a, b, c, d)
                 bias[own] += a
                 bias[own + 1] += b
@@ -479,9 +480,8 @@ def read_gradients(dy, y, place, ends, staged, values, sloped, p, t):
             wanted, s = place[0] < ends[e], (r * t.filter_each + e) * t.filter_width
             apart = e * t.filter_apart
             if t.wide_filters:
-                staged[s], staged[s + 1], staged[s + 2], staged[s + 3] = load4_if(
-                    wanted, move(move(dy, place[0]), apart)
-                )
+                numbers = load4_if(wanted, move(move(dy, place[0]), apart))
+                staged[s], staged[s + 1], staged[s + 2], staged[s + 3] = numbers
                 if sloped:
                     numbers = load4_if(wanted, move(move(y, place[0]), apart))
                     values[s], values[s + 1], values[s + 2], values[s + 3] = numbers
