@@ -33,9 +33,9 @@ def test_every_tile_on_tensor_cores(tile, monkeypatch):
 
 # Four channels and filters at once; channels one by one; filters one by one.
 WIDTHS = {
-    "wide": correlation_geometry((1, 7, 9, 12), (4, 3), 36, padding="same"),
-    "scalar channels": correlation_geometry((1, 7, 9, 3), (5, 3), 36, padding="same"),
-    "scalar filters": correlation_geometry((1, 7, 9, 12), 3, 34),
+    "wide": correlation_geometry((1, 5, 7, 12), (4, 3), 36, padding="same"),
+    "scalar channels": correlation_geometry((1, 5, 7, 3), (5, 3), 36, padding="same"),
+    "scalar filters": correlation_geometry((1, 7, 8, 12), 3, 34),
 }
 TILES = {f"{tile.rows}x{tile.columns}": tile for tile in tiles.FILTER_TILES}
 
@@ -45,10 +45,8 @@ TILES = {f"{tile.rows}x{tile.columns}": tile for tile in tiles.FILTER_TILES}
     [
         ("128x128", "wide", (8, 6)),
         ("128x64", "wide", (8, 6)),
-        ("128x64", "wide", (7, 5)),
         ("128x64", "scalar filters", (7, 5)),
         ("64x64", "wide", (8, 6)),
-        ("64x64", "scalar channels", (8, 6)),
         ("128x32", "scalar filters", (8, 6)),
         ("32x32", "scalar channels", (7, 5)),
     ],
