@@ -180,7 +180,7 @@ def _plan(g, patch_width, filter_width, copying, sloped, capability, multiproces
         # Always with the precision of float32.
         fragments = fragments_of("float32", capability, min(entries, pixels), group_filters)
     choices = tiles.FILTER_TILES if fragments is None else tiles.FILTER_FRAGMENT_TILES
-    if patch_width == 1:
+    if 1 in (patch_width, filter_width):
         choices = tiles.FILTER_SCALAR_TILES
     tile = tiles.filter_tile(choices, entries, group_filters)
     row_blocks, column_blocks = tiles.product_blocks(tile, entries, group_filters)

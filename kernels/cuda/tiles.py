@@ -159,8 +159,9 @@ else:
         RegisterTile(128, 32, 16, 2, 8, 8, 8, 4, 6),
         RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 16),
     )
-    # For channels that are fetched one by one: square ones, or a thread would have too many addresses to keep.
-    FILTER_SCALAR_TILES = tuple(tile for tile in FILTER_TILES if tile.rows == tile.columns)
+    # For what is fetched one by one: square ones, or a thread would have too many addresses to keep; and registers for
+    # those that it has.
+    FILTER_SCALAR_TILES = (FILTER_TILES[0], FILTER_TILES[2], RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 12))
     # For tensor cores, by warps of 64 x 32 sums.
     FILTER_FRAGMENT_TILES = (
         RegisterTile(128, 64, 16, 2, 8, 8, 8, 4, 2),
