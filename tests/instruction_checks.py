@@ -11,6 +11,7 @@ from gpuconv.kernels.cuda.instructions import (
     BFLOAT16,
     TF32,
     THREE_TF32,
+    add_if,
     await_copies,
     bit,
     close_copies,
@@ -92,6 +93,16 @@ def check_quotients(run):
     run(kernel, 16, target)
     expected = [np.float32((2147483647 - thread) // (thread + 1)) for thread in range(16)]
     np.testing.assert_array_equal(target, expected)
+
+
+def check_sums_that_are_wanted(run):
+    def kernel(target):
+        thread = np.int32(cuda.threadIdx.x)
+        store(move(target, thread), np.float32(add_if(thread % 3 == 1, thread, np.int32(-20))))
+
+    target = np.full(16, NOTHING)
+    run(kernel, 16, target)
+    np.testing.assert_array_equal(target, [thread - 20 if thread % 3 == 1 else thread for thread in range(16)])
 
 
 # A 16 x 16 product of 8 terms, by 4 x 2 threads with 4 x 8 sums each.

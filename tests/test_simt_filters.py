@@ -31,6 +31,39 @@ def test_every_tile_on_tensor_cores(tile, monkeypatch):
     assert counters.bank_conflicts() == 0
 
 
+# Four channels and filters at once; channels one by one; filters one by one.
+WIDTHS = {
+    "wide": correlation_geometry((1, 5, 7, 12), (4, 3), 36, padding="same"),
+    "scalar channels": correlation_geometry((1, 5, 7, 3), (5, 3), 36, padding="same"),
+    "scalar filters": correlation_geometry((1, 7, 8, 12), 3, 34),
+}
+TILES = {f"{tile.rows}x{tile.columns}": tile for tile in tiles.FILTER_TILES}
+
+
+@pytest.mark.parametrize(
+    ("size", "widths", "capability"),
+    [
+        ("128x128", "wide", (8, 6)),
+        ("128x64", "wide", (8, 6)),
+        ("128x64", "scalar filters", (7, 5)),
+        ("64x64", "wide", (8, 6)),
+        ("128x32", "scalar filters", (8, 6)),
+        ("32x32", "scalar channels", (7, 5)),
+    ],
+)
+def test_every_tile(size, widths, capability, monkeypatch):
+    monkeypatch.setattr(tiles, "FILTER_TILES", (TILES[size],))
+    monkeypatch.setattr(tiles, "FILTER_SCALAR_TILES", (TILES[size],))
+    correlate_filters._plan.cache_clear()
+    counters = Counters()
+    with Gpu(capability, counters=counters).installed() as gpu:
+        case = {"geometry": WIDTHS[widths], "activation": formulas.RELU}
+        CHECKS["correlate2d_gradient_filters"](device, Data(3, np.float32), **case)
+    correlate_filters._plan.cache_clear()
+    assert gpu.launched[0][2] == (TILES[size].threads,)
+    assert counters.bank_conflicts() == 0
+
+
 def test_tensor_cores_are_as_accurate_as_multiply_adds():
     data = Data(5, np.float32)
     g = correlation_geometry((4, 12, 12, 8), 3, 32)
@@ -90,6 +123,7 @@ def test_chunks_fill_whole_rounds():
 
 def test_blocks_that_a_gpu_holds():
     tile = next(tile for tile in tiles.FILTER_TILES if (tile.rows, tile.columns) == (64, 64))
-    assert tiles.resident_blocks(tile, (9, 0), 132) == 6 * 132  # by registers
-    assert tiles.resident_blocks(tile, (8, 6), 84) == 5 * 84  # by shared memory
-    assert tiles.resident_blocks(tile, (7, 5), 40) == 4 * 40
+    assert tiles.resident_blocks(tile, 20480, (9, 0), 132) == 6 * 132  # by registers
+    assert tiles.resident_blocks(tile, 20480, (8, 6), 84) == 4 * 84  # by shared memory
+    assert tiles.resident_blocks(tile, 16384, (8, 6), 84) == 5 * 84
+    assert tiles.resident_blocks(tile, 16384, (7, 5), 40) == 4 * 40

@@ -17,6 +17,8 @@ in the way of asynchronous copies.
 `depthwise` has all for channels that do not mix, and `direct` what else is too narrow for tiles.
 """
 
+import functools
+
 import numpy as np
 from numpy import int32
 
@@ -25,9 +27,10 @@ from ..geometry import int32_geometry
 from . import depthwise, direct, narrow, product, tiles, toolkit
 from .correlate_filters import correlate2d_gradient_filters  # noqa: F401 (offered here)
 from .correlate_first import correlate_first, suits
-from .formulas import inline, slope_from_value
-from .instructions import divide, load, move, store
+from .formulas import inline
+from .instructions import divide, load, move, store, store4
 from .phases import phase_place, phases_of
+from .slopes import dz4_if, dz_if
 from .toolkit import cuda
 
 
@@ -73,11 +76,12 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
         )
         turned, sums = toolkit.address(workspace, slopes), toolkit.address(workspace, sums_begin)
         dz = toolkit.address(workspace if slopes else dy)
-        blocks, threads = tiles.element_grid(max(dy.size if slopes else 0, filters.size))
-        toolkit.launch(
-            _prepare, blocks, threads, toolkit.address(dy), toolkit.address(y), toolkit.address(filters), g,
-            np.int32(activation), np.float32(alpha), dz, turned,
-        )  # fmt: skip
+        addresses = [toolkit.address(array) for array in (dy, y, filters)]
+        width = tiles.row_width(np.float32, dy.size, *addresses[:2], dz)
+        vectors = dy.size // width if slopes else 0
+        blocks, threads = tiles.element_grid(vectors + filters.size)
+        kernel = _prepare_kernel(int(activation), width)
+        toolkit.launch(kernel, blocks, threads, *addresses, g, np.float32(alpha), np.int32(vectors), dz, turned)
         for phase in phases:
             product.multiply(
                 dz, toolkit.address(workspace, slopes + phase.first_filter), None, phase.geometry, LINEAR, 0,
@@ -112,36 +116,42 @@ def _multiple_of_4(count):
 _phase_place = inline(phase_place)
 
 
-@cuda.jit(cache=True)
-def _prepare(dy, y, filters, g, activation, alpha, dz, turned):
-    """``dz = dy * slope`` unless the layer is linear, and the filters of each phase, turned.
+@functools.cache
+def _prepare_kernel(activation, width):
+    """The kernel of ``dz = dy * slope``, `width` numbers a thread, and of the filters of each phase, turned.
 
-    Neighbouring threads write neighbouring channels of the turned filters.
+    Its first `vectors` threads have the one, none if the layer is linear; the others have a weight each, neighbouring
+    threads neighbouring channels of the turned filters.
     """
-    size = int32(g.batch * g.out_height * g.out_width * g.out_channels)
-    if activation == LINEAR:
-        size = int32(0)
-    group_channels, group_filters = divide(g.channels, g.groups), divide(g.out_channels, g.groups)
-    weights = int32(g.kernel_height * g.kernel_width * group_channels * g.out_channels)
-    i = int32(cuda.grid(1))
-    while i < size or i < weights:
-        if i < size:
-            gradient = load(move(dy, i))
-            store(move(dz, i), gradient * slope_from_value(activation, alpha, load(move(y, i))))
-        if i < weights:
-            rest = divide(i, group_channels)
-            channel = int32(i - rest * group_channels)
-            cell = divide(rest, g.out_channels)
-            f = int32(rest - cell * g.out_channels)
-            a = divide(cell, g.kernel_width)
-            b = int32(cell - a * g.kernel_width)
-            first_row, rows, row = _phase_place(a, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top)
-            first_column, columns, column = _phase_place(
-                b, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left
-            )
-            group = divide(f, group_filters)
-            place = first_row * g.kernel_width + rows * first_column + row * columns + column
-            place = (place * group_filters + f - group * group_filters) * g.channels + group * group_channels + channel
-            source = (cell * group_channels + channel) * g.out_channels + f
-            store(move(turned, int32(place)), load(move(filters, int32(source))))
-        i = int32(i + cuda.gridsize(1))
+
+    @cuda.jit(cache=True)
+    def prepare_gradient(dy, y, filters, g, alpha, vectors, dz, turned):
+        group_channels, group_filters = divide(g.channels, g.groups), divide(g.out_channels, g.groups)
+        count = int32(vectors + g.kernel_height * g.kernel_width * group_channels * g.out_channels)
+        i = int32(cuda.grid(1))
+        while i < count:
+            if i < vectors:
+                place = int32(i * width)
+                if width == 4:
+                    store4(move(dz, place), *dz4_if(True, dy, y, place, activation, alpha))
+                else:
+                    store(move(dz, place), dz_if(True, dy, y, place, activation, alpha))
+            else:
+                rest = divide(int32(i - vectors), group_channels)
+                channel = int32(i - vectors - rest * group_channels)
+                cell = divide(rest, g.out_channels)
+                f = int32(rest - cell * g.out_channels)
+                a = divide(cell, g.kernel_width)
+                b = int32(cell - a * g.kernel_width)
+                first_row, rows, row = _phase_place(a, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top)
+                first_column, columns, column = _phase_place(
+                    b, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left
+                )
+                group = divide(f, group_filters)
+                place = first_row * g.kernel_width + rows * first_column + row * columns + column
+                place = (place * group_filters + f - group * group_filters) * g.channels + channel
+                source = (cell * group_channels + channel) * g.out_channels + f
+                store(move(turned, int32(place + group * group_channels)), load(move(filters, int32(source))))
+            i = int32(i + cuda.gridsize(1))
+
+    return prepare_gradient

@@ -20,24 +20,27 @@ The tiled kernel (float32).  The result is small, its sums are long::
       16 pixels
 
 There is room for two pairs of strips: the next one is fetched while this one is multiplied, so that one barrier for 16
-pixels is enough.  x comes by asynchronous copies (compute capability 8.0 and up) or through registers (7.5).  dz comes
-through registers on all, where the activation's slope is applied to it and where the thread that fetched it adds it to
-the gradient of the bias.  To have few registers wait for memory, it comes in two halves of 8 pixels each.
+pixels is enough.  The thread that fetched a number of dy multiplies it by the activation's slope, and adds it to the
+gradient of the bias.  From compute capability 8.0 on, x, dy and y come by asynchronous copies, and a thread finishes
+what it has copied of dy halfway through the multiplication.  On 7.5 they come through registers; to have few of these
+wait for memory, in two halves of 8 pixels each.
 
 Where three products on tensor cores take the place of one (`product.fragments_of`), a warp multiplies strips of 64
 entries and 32 filters, which are fetched in the same way, and dz at once.
 
 Which pixel a thread fetches next follows from the last one by additions alone (`next_pixel`), where dividing its number
-by the picture's extents would take several times as many instructions.
+by the picture's extents would take several times as many instructions.  Still it costs as much as two or three
+accesses: so a thread fetches several entries and filters of few pixels, in 128 x 64 and larger tiles of one of the 16.
 
 Memory traffic.  Where channels and filters are multiples of 4, all global accesses but those of biases are of 16 bytes,
 and neighbouring threads access neighbouring ones.  For 128 x 128 sums, 256 numbers are fetched for a pixel: 16
 multiply-adds a byte.  Strips are stored pixel by pixel, and read 4 entries or filters at once: no bank conflicts.
 
 What bounds it.  Multiply-adds, where there are channels and filters enough: for 1024 of them a thread executes 64 reads
-of shared memory and about 100 other instructions.  On tensor cores, for 96 of their instructions a warp executes 12
-reads of shared memory, 192 instructions that split factors, 64 that add, and about 140 others; the tensor cores need
-longer for theirs.  In a network's first layer, reading dy and y.
+of shared memory and 75 to 90 other instructions in the larger tiles, of which 24 are for ReLU's slope and the bias.  On
+tensor cores, for 96 of their instructions a warp executes 12 reads of shared memory, 192 instructions that split
+factors, 64 that add, and 90 to 140 others; the tensor cores need longer for theirs.  In a network's first layer,
+reading dy and y.
 
 Where channels do not mix, `depthwise` has the sums of chunks.  The direct kernel, for float64 and other groups of few
 channels or filters, has a thread for each filter weight and chunk
@@ -59,7 +62,9 @@ from ..geometry import LARGEST_INT32, int32_geometry
 from . import depthwise, tiles, toolkit
 from .formulas import inline, pixel_gradient, pixel_place, quotient, slope_from_value
 from .instructions import (
+    ADDRESS,
     ALIGNMENT,
+    add_if,
     await_copies,
     close_copies,
     copy4_if,
@@ -67,6 +72,7 @@ from .instructions import (
     divide,
     fragment_corner_steps,
     load,
+    load4,
     load4_if,
     load_if,
     move,
@@ -84,6 +90,8 @@ from .toolkit import cuda
 SMALLEST_GROUP = 8
 PIXELS_PAST = 64
 SUM_THREADS = tiles.CHUNK_SUM_THREADS
+# A row above all pictures, even from that many rows on, and a pixel past all chunks.
+NO_ROW, NO_PIXEL = -(1 << 29), 1 << 30
 
 
 def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias):
@@ -93,7 +101,7 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
     group_channels, group_filters = g.channels // g.groups, g.out_channels // g.groups
     small = g.groups > 1 and min(group_channels, group_filters) < SMALLEST_GROUP
     # Places of dy are compared up to some pixels past the last.
-    countable = dy.size + PIXELS_PAST * g.out_channels <= LARGEST_INT32
+    countable = dy.size + PIXELS_PAST * g.out_channels <= LARGEST_INT32 and g.height < -NO_ROW
     call = x, dy, y, g, activation, alpha, dfilters, dbias
     if real == np.float32 and depthwise.suits(g):
         toolkit.attempt(
@@ -117,13 +125,14 @@ def _gradient_by_tiles(x, dy, y, g, activation, alpha, dfilters, dbias):
     together = g.out_channels // g.groups % 4 == 0 and toolkit.is_aligned(dy) and toolkit.is_aligned(y)
     filter_width = 4 if together else 1
     capability = toolkit.compute_capability()
-    quads = patch_width == filter_width == 4
-    tile, blocks, splits, p, fragments = _plan(g, patch_width, quads, capability, toolkit.multiprocessors())
+    copying, sloped = capability >= (8, 0), activation != LINEAR
+    tile, blocks, splits, p, fragments = _plan(
+        g, patch_width, filter_width, copying, sloped, capability, toolkit.multiprocessors()
+    )
     chunk_sums, sums, bias_sums = None, toolkit.address(dfilters), toolkit.address(dbias)
     if splits > 1 or (filter_width == 4 and not toolkit.is_aligned(sums)):
         chunk_sums = toolkit.workspace(splits * (dfilters.size + dbias.size), np.float32)
         sums, bias_sums = toolkit.address(chunk_sums), toolkit.address(chunk_sums, splits * dfilters.size)
-    copying = capability >= (8, 0)
     kernel = _tiled_kernel(tile, patch_width, filter_width, copying, int(activation), fragments)
     toolkit.launch(kernel, blocks, (tile.threads,), x, dy, y, p, np.float32(alpha), sums, bias_sums)
     if chunk_sums is not None:
@@ -161,23 +170,25 @@ def _add_chunks(chunk_sums, splits, dfilters, dbias):
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(g, patch_width, quads, capability, multiprocessors):
-    """Tile, grid, number of chunks, `Problem` and way on tensor cores, or None, of a correlation's geometry.
-
-    `quads` says whether both factors are fetched four numbers at once, without which tensor cores are not used.
-    """
+def _plan(g, patch_width, filter_width, copying, sloped, capability, multiprocessors):
+    """Tile, grid, number of chunks, `Problem` and way on tensor cores, or None, of a correlation's geometry."""
     int32_geometry(g)  # refuses what 32 bits cannot count
     group_channels, group_filters = g.channels // g.groups, g.out_channels // g.groups
     entries, pixels = g.kernel_height * g.kernel_width * group_channels, g.batch * g.out_height * g.out_width
-    # Always with the precision of float32.
-    fragments = fragments_of("float32", capability, min(entries, pixels), group_filters) if quads else None
+    fragments = None
+    if patch_width == filter_width == 4:
+        # Always with the precision of float32.
+        fragments = fragments_of("float32", capability, min(entries, pixels), group_filters)
     choices = tiles.FILTER_TILES if fragments is None else tiles.FILTER_FRAGMENT_TILES
+    if 1 in (patch_width, filter_width):
+        choices = tiles.FILTER_SCALAR_TILES
     tile = tiles.filter_tile(choices, entries, group_filters)
     row_blocks, column_blocks = tiles.product_blocks(tile, entries, group_filters)
-    resident = tiles.resident_blocks(tile, capability, multiprocessors)
+    t = _layout(tile, patch_width, filter_width, copying, sloped, fragments)
+    resident = tiles.resident_blocks(tile, 4 * t.shared_size, capability, multiprocessors)
     splits, chunk = tiles.filter_chunks(pixels, row_blocks * column_blocks * g.groups, resident)
 
-    lines, across = divmod(_layout(tile, patch_width, 1, fragments).patch_step, g.out_width)
+    lines, across = divmod(t.pixel_step, g.out_width)
     pictures, down = divmod(lines, g.out_height)
     down, across = down * g.stride_height, across * g.stride_width
     line_end, picture_end = g.out_width * g.stride_width, g.out_height * g.stride_height
@@ -230,34 +241,32 @@ class Problem(NamedTuple):
 class Layout(NamedTuple):
     """How the threads of a block share the work of a tile: constants of a kernel.
 
-    A thread fetches, of every `patch_step`-th pixel, `patch_each` times `patch_width` neighbouring entries,
-    `patch_apart` entries apart, and likewise of every `filter_step`-th pixel filters; each as often as `fetches` says
-    for a part of a strip, of which there are `parts`, of `part` pixels.
+    `fetchers` neighbouring threads fetch what is wanted of a pixel: each `patch_each` times `patch_width` neighbouring
+    entries, `patch_apart` entries apart, and likewise filters.  They do so for every `pixel_step`-th pixel, in `rounds`
+    for each of the `parts` of a strip.
     """
 
     rows: int
     columns: int
     parts: int
-    part: int
+    fetchers: int
+    pixel_step: int
+    rounds: int
     wide_patches: bool
     patch_width: int
-    patch_lanes: int
     patch_each: int
     patch_apart: int
-    patch_step: int
-    patch_fetches: int
     wide_filters: bool
     filter_width: int
-    filter_lanes: int
     filter_each: int
     filter_apart: int
-    filter_step: int
-    filter_fetches: int
-    # Where things lie in shared memory.
-    left_stride: int
-    right_begin: int
-    right_stride: int
+    # Where things lie in shared memory: of each pixel its entries, and then its filters, in two pairs of strips; then
+    # the values y of the one that is fetched.
+    stride: int
     strips_size: int
+    values_begin: int
+    values_stride: int
+    shared_size: int
     # Multiplying: a warp's lanes, and where the tile of the next warp begins.
     lanes_down: int
     lanes: int
@@ -268,24 +277,24 @@ class Layout(NamedTuple):
     column_step: int
 
 
-def _layout(tile, patch_width, filter_width, fragments=None):
+def _layout(tile, patch_width, filter_width, copying, sloped, fragments=None):
     """The layout of a `tiles.RegisterTile`; with `fragments`, of one that tensor cores multiply."""
-    # Tensor cores add up 16 pixels before they round; their lanes meet in no bank if strips are a little wider.
-    parts, wider = (2, 0) if fragments is None else (1, 4)
-    part, left_stride, right_stride = tile.depth // parts, tile.rows + wider, tile.columns + wider
-    patch_lanes = min(tile.rows // patch_width, tile.threads, tiles.WARP)
-    filter_lanes = min(tile.columns // filter_width, tile.threads, tiles.WARP)
-    patch_step, filter_step = tile.threads // patch_lanes, tile.threads // filter_lanes
+    # What comes through registers comes in two halves, so that few of them wait for memory.
+    parts = 1 if copying else 2
+    fetchers = tiles.filter_fetchers(tile, patch_width, filter_width, parts)
+    pixel_step = tile.threads // fetchers
+    padding = tiles.filter_padding(fetchers, patch_width, filter_width, fragments)
+    stride, values_stride = tile.rows + tile.columns + padding, tile.columns + padding
+    strips_size = tile.depth * stride
     return Layout(
-        rows=tile.rows, columns=tile.columns, parts=parts, part=part,
-        wide_patches=patch_width == 4, patch_width=patch_width, patch_lanes=patch_lanes,
-        patch_each=tile.rows // (patch_lanes * patch_width), patch_apart=patch_lanes * patch_width,
-        patch_step=patch_step, patch_fetches=part // patch_step,
-        wide_filters=filter_width == 4, filter_width=filter_width, filter_lanes=filter_lanes,
-        filter_each=tile.columns // (filter_lanes * filter_width), filter_apart=filter_lanes * filter_width,
-        filter_step=filter_step, filter_fetches=part // filter_step,
-        left_stride=left_stride, right_begin=tile.depth * left_stride, right_stride=right_stride,
-        strips_size=tile.depth * (left_stride + right_stride),
+        rows=tile.rows, columns=tile.columns, parts=parts,
+        fetchers=fetchers, pixel_step=pixel_step, rounds=tile.depth // parts // pixel_step,
+        wide_patches=patch_width == 4, patch_width=patch_width,
+        patch_each=tile.rows // (fetchers * patch_width), patch_apart=fetchers * patch_width,
+        wide_filters=filter_width == 4, filter_width=filter_width,
+        filter_each=tile.columns // (fetchers * filter_width), filter_apart=fetchers * filter_width,
+        stride=stride, strips_size=strips_size, values_begin=2 * strips_size, values_stride=values_stride,
+        shared_size=2 * strips_size + (tile.depth * values_stride if copying and sloped else 0),
         lanes_down=tile.lanes_down, lanes=tile.lanes_down * tile.lanes_across,
         warps_down=tile.rows // (tile.lanes_down * tile.thread_rows), warp_rows=tile.lanes_down * tile.thread_rows,
         warp_columns=tile.lanes_across * tile.thread_columns,
@@ -298,106 +307,112 @@ def _layout(tile, patch_width, filter_width, fragments=None):
 
 
 @inline
-def place_entries(patch, begin, end, group, first_entry, lane, order, p, t):
+def place_entries(x, patch, pixel, group, first_entry, p, t):
     """Where the patch entries that a thread fetches lie at its first pixel.
 
     Parameters
     ----------
     patch : tuple of local arrays
-        ``(walk, ends, above, before, places)``.  `walk` is the pixel, the row and the column of x under its first
-        entry, where in x that is, and past which column and row the next line and the next picture begin.  The
-        others are, for each entry, past which pixel it is not fetched any more, and how many rows, columns
-        and numbers of x it lies from the first.
+        ``(walk, above, before, sources)``.  `walk` is the row and the column of x under the thread's first entry, how
+        many numbers of x come before the pixel's window, and past which row and column the next picture and the next
+        line begin.  The others are, for each entry, how many rows and columns it lies from the first, and its address
+        under the window of the first pixel of all.
+    first_entry : int
+        Of the thread.
     """
-    walk, ends, above, before, places = patch
-    pixel = int32(begin + order)
+    walk, above, before, sources = patch
     picture, i, j = pixel_place(pixel, p.out_height, p.out_width)
     for e in range(t.patch_each):
-        entry = int32(first_entry + lane * t.patch_width + e * t.patch_apart)
+        entry = int32(first_entry + e * t.patch_apart)
         cell = divide(entry, p.group_channels)
         a = divide(cell, p.kernel_width)
         above[e] = int32(a * p.dilation_height - p.pad_top)
         before[e] = int32((cell - a * p.kernel_width) * p.dilation_width - p.pad_left)
         channel = group * p.group_channels + entry - cell * p.group_channels
-        places[e] = int32((above[e] * p.width + before[e]) * p.channels + channel)
-        ends[e] = end if entry < p.entries else int32(0)
-    walk[0] = pixel
-    walk[1] = int32(i * p.stride_height + above[0])
-    walk[2] = int32(j * p.stride_width + before[0])
-    walk[3] = int32(
-        ((picture * p.height + i * p.stride_height) * p.width + j * p.stride_width) * p.channels + places[0]
-    )
-    # Past these the next line, and the next picture, begin.
-    walk[4], walk[5] = int32(p.line_end + before[0]), int32(p.picture_end + above[0])
+        sources[e] = move(x, int32((above[e] * p.width + before[e]) * p.channels + channel))
+        if entry >= p.entries:
+            above[e] = int32(NO_ROW)
+    walk[0] = int32(i * p.stride_height + above[0])
+    walk[1] = int32(j * p.stride_width + before[0])
+    walk[2] = int32(((picture * p.height + i * p.stride_height) * p.width + j * p.stride_width) * p.channels)
+    # Past these the next picture, and the next line, begin.
+    walk[3], walk[4] = int32(p.picture_end + above[0]), int32(p.line_end + before[0])
     for e in range(t.patch_each):
         # Seen from the first entry, the last one first, since the first one becomes zero.
         back = t.patch_each - 1 - e
         above[back] = int32(above[back] - above[0])
         before[back] = int32(before[back] - before[0])
-        places[back] = int32(places[back] - places[0])
 
 
 @inline
-def next_pixel(walk, p, t):
+def next_pixel(walk, p):
     """Go on to the next pixel that a thread fetches patch entries of."""
-    walk[0] = int32(walk[0] + t.patch_step)
-    walk[1] = int32(walk[1] + p.down)
-    walk[2] = int32(walk[2] + p.across)
-    walk[3] = int32(walk[3] + p.advance)
-    if walk[2] >= walk[4]:
-        walk[1] = int32(walk[1] + p.stride_height)
-        walk[2] = int32(walk[2] - p.line_end)
-        walk[3] = int32(walk[3] + p.next_line)
-    if walk[1] >= walk[5]:
-        walk[1] = int32(walk[1] - p.picture_end)
-        walk[3] = int32(walk[3] + p.next_picture)
+    walk[0] = int32(walk[0] + p.down)
+    walk[1] = int32(walk[1] + p.across)
+    walk[2] = int32(walk[2] + p.advance)
+    past = walk[1] >= walk[4]
+    walk[0] = add_if(past, walk[0], p.stride_height)
+    walk[1] = add_if(past, walk[1], int32(-p.line_end))
+    walk[2] = add_if(past, walk[2], p.next_line)
+    past = walk[0] >= walk[3]
+    walk[0] = add_if(past, walk[0], int32(-p.picture_end))
+    walk[2] = add_if(past, walk[2], p.next_picture)
 
 
 @inline
-def is_inside(patch, e, p):
-    """Whether the patch entry that a thread is at exists."""
-    walk, ends, above, before, _ = patch
-    inside = (uint32(walk[1] + above[e]) < uint32(p.height)) & (uint32(walk[2] + before[e]) < uint32(p.width))
-    return inside & (walk[0] < ends[e])
+def own_row(walk, order, left):
+    """The row of x that a thread is at, or no picture's if its pixel, number `order`, is not among the `left` next."""
+    return walk[0] if order < left else int32(NO_ROW)
 
 
 @inline
-def copy_patches(x, patch, target, p, t):
-    """Begin to copy a thread's part of a strip of patches to shared memory, with zeros for what does not exist."""
-    walk, _, _, _, places = patch
-    for r in range(t.parts * t.patch_fetches):
+def is_inside(patch, row, e, p):
+    """Whether entry `e` of the patch that a thread is at lies in the picture."""
+    walk, above, before, _ = patch
+    return (uint32(row + above[e]) < uint32(p.height)) & (uint32(walk[1] + before[e]) < uint32(p.width))
+
+
+@inline
+def copy_patches(patch, target, order, left, p, t):
+    """Begin to copy a thread's part of a strip of patches to shared memory, with zeros for what does not exist.
+
+    The chunk has `left` more pixels, of which the thread begins with number `order`.
+    """
+    walk, _, _, sources = patch
+    for r in range(t.parts * t.rounds):
+        row = own_row(walk, int32(order + r * t.pixel_step), left)
         for e in range(t.patch_each):
-            source = move(x, int32(walk[3] + places[e]))
-            to = move(target, r * t.patch_step * t.left_stride + e * t.patch_apart)
+            source = move(sources[e], walk[2])
+            to = move(target, r * t.pixel_step * t.stride + e * t.patch_apart)
             if t.wide_patches:
-                copy4_if(is_inside(patch, e, p), source, to)
+                copy4_if(is_inside(patch, row, e, p), source, to)
             else:
-                copy_if(is_inside(patch, e, p), source, to)
-        next_pixel(walk, p, t)
-    close_copies()
+                copy_if(is_inside(patch, row, e, p), source, to)
+        next_pixel(walk, p)
 
 
 @inline
-def read_patches(x, patch, staged, p, t):
+def read_patches(patch, staged, order, left, p, t):
     """Read what a thread has of a part of a strip of patches, with zeros for what does not exist."""
-    walk, _, _, _, places = patch
-    for r in range(t.patch_fetches):
+    walk, _, _, sources = patch
+    for r in range(t.rounds):
+        row = own_row(walk, int32(order + r * t.pixel_step), left)
         for e in range(t.patch_each):
-            source, s = move(x, int32(walk[3] + places[e])), (r * t.patch_each + e) * t.patch_width
+            source, s = move(sources[e], walk[2]), (r * t.patch_each + e) * t.patch_width
             if t.wide_patches:
-                numbers = load4_if(is_inside(patch, e, p), source)
+                numbers = load4_if(is_inside(patch, row, e, p), source)
                 staged[s], staged[s + 1], staged[s + 2], staged[s + 3] = numbers
             else:
-                staged[s] = load_if(is_inside(patch, e, p), source)
-        next_pixel(walk, p, t)
+                staged[s] = load_if(is_inside(patch, row, e, p), source)
+        next_pixel(walk, p)
 
 
 @inline
 def put_patches(staged, target, t):
     """Write what `read_patches` read to shared memory."""
-    for r in range(t.patch_fetches):
+    for r in range(t.rounds):
         for e in range(t.patch_each):
-            to = move(target, r * t.patch_step * t.left_stride + e * t.patch_apart)
+            to = move(target, r * t.pixel_step * t.stride + e * t.patch_apart)
             s = (r * t.patch_each + e) * t.patch_width
             if t.wide_patches:
                 store4(to, staged[s], staged[s + 1], staged[s + 2], staged[s + 3])
@@ -410,27 +425,77 @@ def put_patches(staged, target, t):
 
 
 @inline
+def copy_gradients(dy, y, place, ends, target, values, sloped, p, t):
+    """Begin to copy a thread's part of a strip of dy, and of y if it matters, with zeros for what does not exist."""
+    for r in range(t.rounds):
+        for e in range(t.filter_each):
+            wanted, apart = place[0] < ends[e], e * t.filter_apart
+            to = move(target, r * t.pixel_step * t.stride + apart)
+            own_values = move(values, r * t.pixel_step * t.values_stride + apart)
+            if t.wide_filters:
+                copy4_if(wanted, move(move(dy, place[0]), apart), to)
+                if sloped:
+                    copy4_if(wanted, move(move(y, place[0]), apart), own_values)
+            else:
+                copy_if(wanted, move(move(dy, place[0]), apart), to)
+                if sloped:
+                    copy_if(wanted, move(move(y, place[0]), apart), own_values)
+        place[0] = int32(place[0] + t.pixel_step * p.out_channels)
+
+
+@inline
+def finish_gradients(bias, target, values, sloped, activation, alpha, t):
+    """Apply the slope to what this thread has copied, once it is there, and add it to the gradient of the bias."""
+    for r in range(t.rounds):
+        for e in range(t.filter_each):
+            own = e * t.filter_width
+            to = move(target, r * t.pixel_step * t.stride + e * t.filter_apart)
+            own_values = move(values, r * t.pixel_step * t.values_stride + e * t.filter_apart)
+            if t.wide_filters:
+                a, b, c, d = load4(to)
+                if sloped:
+                    i, j, k, m = load4(own_values)
+                    a = a * slope_from_value(activation, alpha, i)
+                    b = b * slope_from_value(activation, alpha, j)
+                    c = c * slope_from_value(activation, alpha, k)
+                    d = d * slope_from_value(activation, alpha, m)
+                    store4(to, a, b, c, d)
+                bias[own] += a
+                bias[own + 1] += b
+                bias[own + 2] += c
+                bias[own + 3] += d
+            else:
+                a = load(to)
+                if sloped:
+                    a = a * slope_from_value(activation, alpha, load(own_values))
+                    store(to, a)
+                bias[own] += a
+
+
+@inline
 def read_gradients(dy, y, place, ends, staged, values, sloped, p, t):
     """Read what a thread has of a part of a strip of dy, and of y if it matters, with zeros for what does not exist."""
-    for r in range(t.filter_fetches):
+    for r in range(t.rounds):
         for e in range(t.filter_each):
             wanted, s = place[0] < ends[e], (r * t.filter_each + e) * t.filter_width
-            at = int32(place[0] + e * t.filter_apart)
+            apart = e * t.filter_apart
             if t.wide_filters:
-                staged[s], staged[s + 1], staged[s + 2], staged[s + 3] = load4_if(wanted, move(dy, at))
+                numbers = load4_if(wanted, move(move(dy, place[0]), apart))
+                staged[s], staged[s + 1], staged[s + 2], staged[s + 3] = numbers
                 if sloped:
-                    values[s], values[s + 1], values[s + 2], values[s + 3] = load4_if(wanted, move(y, at))
+                    numbers = load4_if(wanted, move(move(y, place[0]), apart))
+                    values[s], values[s + 1], values[s + 2], values[s + 3] = numbers
             else:
-                staged[s] = load_if(wanted, move(dy, at))
+                staged[s] = load_if(wanted, move(move(dy, place[0]), apart))
                 if sloped:
-                    values[s] = load_if(wanted, move(y, at))
-        place[0] = int32(place[0] + t.filter_step * p.out_channels)
+                    values[s] = load_if(wanted, move(move(y, place[0]), apart))
+        place[0] = int32(place[0] + t.pixel_step * p.out_channels)
 
 
 @inline
 def put_gradients(staged, values, bias, target, sloped, activation, alpha, t):
     """Apply the slope to what `read_gradients` read, add it to the gradient of the bias, and write it."""
-    for r in range(t.filter_fetches):
+    for r in range(t.rounds):
         for e in range(t.filter_each):
             for n in range(t.filter_width):
                 own = e * t.filter_width + n
@@ -438,7 +503,7 @@ def put_gradients(staged, values, bias, target, sloped, activation, alpha, t):
                 if sloped:
                     staged[s] = staged[s] * slope_from_value(activation, alpha, values[s])
                 bias[own] += staged[s]
-            to = move(target, r * t.filter_step * t.right_stride + e * t.filter_apart)
+            to = move(target, r * t.pixel_step * t.stride + e * t.filter_apart)
             s = (r * t.filter_each + e) * t.filter_width
             if t.wide_filters:
                 store4(to, staged[s], staged[s + 1], staged[s + 2], staged[s + 3])
@@ -500,27 +565,25 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
         How tensor cores multiply: see `instructions.multiply_fragment_steps`.  Default: they do not.
     """
     on_tensor_cores = fragments is not None
-    t = _layout(tile, patch_width, filter_width, fragments)
-    thread_rows, thread_columns, thread_sums = tile.thread_rows, tile.thread_columns, tile.thread_sums
-    rows, columns, row_step, column_step, parts, part = t.rows, t.columns, t.row_step, t.column_step, t.parts, t.part
-    depth, left_stride, right_stride = tile.depth, t.left_stride, t.right_stride
-    patch_each, filter_numbers = t.patch_each, t.filter_each * filter_width
-    staged_patches = t.patch_fetches * t.patch_each * patch_width
-    staged_gradients = t.filter_fetches * filter_numbers
-    strips_size, both_sizes, threads = t.strips_size, 2 * t.strips_size, tile.threads
     sloped = activation != LINEAR
+    t = _layout(tile, patch_width, filter_width, copying, sloped, fragments)
+    thread_rows, thread_columns, thread_sums = tile.thread_rows, tile.thread_columns, tile.thread_sums
+    rows, columns, row_step, column_step = t.rows, t.columns, t.row_step, t.column_step
+    depth, half, stride, fetchers = tile.depth, tile.depth // 2, t.stride, t.fetchers
+    patch_each, filter_numbers = t.patch_each, t.filter_each * filter_width
+    staged_patches, staged_gradients = t.rounds * t.patch_each * patch_width, t.rounds * filter_numbers
+    shared_size, strips_size, threads = t.shared_size, t.strips_size, tile.threads
 
     @cuda.jit(cache=True, **toolkit.bounds(tile.threads, tile.blocks))
     def correlate2d_gradient_filters_kernel(x, dy, y, p, alpha, chunk_sums, chunk_bias):
-        strips = cuda.shared.array(both_sizes, np.float32, alignment=ALIGNMENT)
+        strips = cuda.shared.array(shared_size, np.float32, alignment=ALIGNMENT)
         sums = cuda.local.array(thread_sums, np.float32)
         bias = cuda.local.array(filter_numbers, np.float32)
         patch = (
-            cuda.local.array(6, np.int32),
+            cuda.local.array(5, np.int32),
             cuda.local.array(patch_each, np.int32),
             cuda.local.array(patch_each, np.int32),
-            cuda.local.array(patch_each, np.int32),
-            cuda.local.array(patch_each, np.int32),
+            cuda.local.array(patch_each, ADDRESS),
         )
         entries = cuda.local.array(staged_patches, np.float32)
         place = cuda.local.array(1, np.int32)
@@ -543,78 +606,87 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
 
         # What this thread fetches, and where it puts it.
         base = shared_address(strips)
-        lane, order = int32(thread % t.patch_lanes), int32(thread // t.patch_lanes)
-        place_entries(patch, begin, end, group, first_entry, lane, order, p, t)
-        left_target = pin(move(base, order * left_stride + lane * t.patch_width))
-        lane, order = int32(thread % t.filter_lanes), int32(thread // t.filter_lanes)
-        f, own_column = int32(first_filter + lane * t.filter_width), int32(lane * t.filter_width)
-        place[0] = int32((begin + order) * p.out_channels + group * p.group_filters + f)
+        lane, order = int32(thread % fetchers), int32(thread // fetchers)
+        own_entry, own_filter = int32(first_entry + lane * patch_width), int32(first_filter + lane * filter_width)
+        place_entries(x, patch, int32(begin + order), group, own_entry, p, t)
+        place[0] = int32((begin + order) * p.out_channels + group * p.group_filters + own_filter)
         for e in range(t.filter_each):
             # Places of one filter grow from pixel to pixel, so that one comparison knows both ends.
-            ends[e] = int32(end * p.out_channels) if f + e * t.filter_apart < p.group_filters else int32(0)
-        right_target = pin(move(base, t.right_begin + order * right_stride + own_column))
+            ends[e] = int32(end * p.out_channels) if own_filter + e * t.filter_apart < p.group_filters else int32(0)
+        target = pin(move(base, order * stride + lane * patch_width))
+        filters = int32(rows + lane * (filter_width - patch_width))
+        own_values = pin(move(base, t.values_begin + order * t.values_stride + lane * filter_width))
+        if own_entry >= p.entries:
+            order = int32(NO_PIXEL)
 
         # What it multiplies.
         lane = int32(thread % t.lanes)
         if on_tensor_cores:
             warp = thread // t.lanes
-            row = int32(warp % t.warps_down * t.warp_rows + fragment_corner_steps(lane, left_stride))
-            column = int32(warp // t.warps_down * t.warp_columns + fragment_corner_steps(lane, right_stride))
+            corner = fragment_corner_steps(lane, stride)
+            row = int32(warp % t.warps_down * t.warp_rows + corner)
+            column = int32(warp // t.warps_down * t.warp_columns + corner)
         else:
             row, column = own_corner(thread, t)
-        left, right = pin(move(base, row)), pin(move(base, t.right_begin + column))
+        left, right = pin(move(base, row)), pin(move(base, rows + column))
 
-        for h in range(parts):
-            read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
-            if not copying:
-                read_patches(x, patch, entries, p, t)
-                put_patches(entries, move(left_target, h * part * left_stride), t)
-            to_right = move(right_target, h * part * right_stride)
-            put_gradients(gradients, values, bias, to_right, sloped, activation, alpha, t)
+        rest = int32(end - begin)
         if copying:
-            copy_patches(x, patch, left_target, p, t)
+            copy_gradients(dy, y, place, ends, move(target, filters), own_values, sloped, p, t)
+            copy_patches(patch, target, order, rest, p, t)
+            close_copies()
+            await_copies(0)
+            finish_gradients(bias, move(target, filters), own_values, sloped, activation, alpha, t)
+        else:
+            for h in range(2):
+                read_patches(patch, entries, order, int32(rest - h * half), p, t)
+                read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
+                to = move(target, h * half * stride)
+                put_patches(entries, to, t)
+                to = move(to, filters)
+                put_gradients(gradients, values, bias, to, sloped, activation, alpha, t)
 
         # What is fetched lies one pair of strips from what is multiplied, before it or after it by turns.
         swap = int32(strips_size)
-        rest = divide(int32(end - begin + (depth - 1)), int32(depth))
         while rest > 0:
-            left_target, right_target = move(left_target, swap), move(right_target, swap)
-            if copying:
-                await_copies(0)
+            target = move(target, swap)
+            rest = int32(rest - depth)
             cuda.syncthreads()
             # Past the chunk's end nothing is fetched but zeros, and nothing is made of them.
             if copying:
-                copy_patches(x, patch, left_target, p, t)
+                copy_gradients(dy, y, place, ends, move(target, filters), own_values, sloped, p, t)
+                copy_patches(patch, target, order, rest, p, t)
+                close_copies()
             else:
-                read_patches(x, patch, entries, p, t)
-            read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
+                read_patches(patch, entries, order, rest, p, t)
+                read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
             if on_tensor_cores:
                 multiply_fragment_steps(
-                    sums, left, right, lane,
-                    thread_rows, thread_columns, depth, left_stride, right_stride, fragments,
-                )  # fmt: skip
+                    sums, left, right, lane, thread_rows, thread_columns, depth, stride, stride, fragments
+                )
             else:
                 multiply_steps(
-                    sums, left, right,
-                    thread_rows, thread_columns, part, left_stride, right_stride, row_step, column_step,
+                    sums, left, right, thread_rows, thread_columns, half, stride, stride, row_step, column_step
+                )
+            if copying:
+                await_copies(0)
+                finish_gradients(bias, move(target, filters), own_values, sloped, activation, alpha, t)
+            else:
+                put_patches(entries, target, t)
+                put_gradients(gradients, values, bias, move(target, filters), sloped, activation, alpha, t)
+                read_patches(patch, entries, order, int32(rest - half), p, t)
+                read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
+            if not on_tensor_cores:
+                multiply_steps(
+                    sums, move(left, half * stride), move(right, half * stride),
+                    thread_rows, thread_columns, half, stride, stride, row_step, column_step,
                 )  # fmt: skip
             if not copying:
-                put_patches(entries, left_target, t)
-                read_patches(x, patch, entries, p, t)
-            put_gradients(gradients, values, bias, right_target, sloped, activation, alpha, t)
-            if not on_tensor_cores:
-                read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
-                multiply_steps(
-                    sums, move(left, part * left_stride), move(right, part * right_stride),
-                    thread_rows, thread_columns, part, left_stride, right_stride, row_step, column_step,
-                )  # fmt: skip
-                if not copying:
-                    put_patches(entries, move(left_target, part * left_stride), t)
-                to_right = move(right_target, part * right_stride)
-                put_gradients(gradients, values, bias, to_right, sloped, activation, alpha, t)
+                to = move(target, half * stride)
+                put_patches(entries, to, t)
+                put_gradients(gradients, values, bias, move(to, filters), sloped, activation, alpha, t)
             left, right = move(left, swap), move(right, swap)
             swap = int32(-swap)
-            rest = int32(rest - 1)
 
         # What was known before the loop is found anew, so that no registers had to keep it.
         thread = int32(pin(uint32(cuda.threadIdx.x)))
@@ -633,12 +705,10 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
 
         if first_entry == 0:
             # Threads that fetched different pixels add up what they have of one filter, in shared memory.
-            if copying:
-                await_copies(0)
             cuda.syncthreads()
-            order, own_column = int32(thread // t.filter_lanes), int32(thread % t.filter_lanes * t.filter_width)
+            order, own_column = int32(thread // fetchers), int32(thread % fetchers * filter_width)
             for e in range(t.filter_each):
-                to, s = move(base, int32(order * columns + own_column + e * t.filter_apart)), e * t.filter_width
+                to, s = move(base, int32(order * stride + own_column + e * t.filter_apart)), e * t.filter_width
                 if t.wide_filters:
                     store4(to, bias[s], bias[s + 1], bias[s + 2], bias[s + 3])
                 else:
@@ -647,8 +717,8 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
             column = thread
             while column < columns:
                 total = load(move(base, column))
-                for other in range(1, t.filter_step):
-                    total += load(move(base, int32(other * columns + column)))
+                for other in range(1, t.pixel_step):
+                    total += load(move(base, int32(other * stride + column)))
                 f = int32(first_filter + column)
                 if f < p.group_filters:
                     store(move(chunk_bias, int32(split * p.out_channels + group_first + f)), total)

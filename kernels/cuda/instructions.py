@@ -99,6 +99,10 @@ if SIMULATED:
         """``cuda.threadIdx.x``, which is `thread`, asked for anew: what depends on it need not be kept until here."""
         return thread
 
+    def add_if(wanted, a, b):
+        """``a + b`` of 32-bit numbers, or a if not `wanted`: one instruction, where a choice and a sum take two."""
+        return np.int32(int(a) + int(b)) if wanted else a
+
     def divide(a, b):
         """``a // b`` of numbers from 0 to 2**31 - 1, by 32-bit division."""
         return np.int32(int(a) // int(b))
@@ -451,6 +455,15 @@ else:
             return _assembly(builder, "mov.u32 $0, %tid.x;", "=r", _i32, [])
 
         return types.int32(types.int32), generate
+
+    @intrinsic
+    def add_if(typing, wanted, a, b):
+        text = "{ .reg .pred p; setp.ne.u32 p, $1, 0; mov.b32 $0, $2; @p add.s32 $0, $0, $3; }"
+
+        def generate(context, builder, signature, arguments):
+            return _assembly(builder, text, "=&r,r,r,r", _i32, [_flag(builder, arguments[0]), *arguments[1:]])
+
+        return types.int32(wanted, types.int32, types.int32), generate
 
     @intrinsic
     def divide(typing, a, b):

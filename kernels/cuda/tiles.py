@@ -107,6 +107,7 @@ if SIMULATED:
     THREE_PRODUCT_TILES = FRAGMENT_TILES = (RegisterTile(16, 32, 16, 2, 2, 8, 8, 4, 1),)
     ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 8, 3
     FILTER_TILES = (RegisterTile(16, 8, 8, 2, 4, 4, 2, 2, 1), RegisterTile(8, 8, 4, 2, 4, 4, 2, 2, 1))
+    FILTER_SCALAR_TILES = FILTER_TILES
     FILTER_FRAGMENT_TILES = (RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 1),)
     CHUNK_THREADS, SMALLEST_CHUNK, CHUNK_COST = 16, 16, 16
     CHUNK_SUM_THREADS, CHUNK_SUM_LANES = 8, (2, 4)
@@ -146,6 +147,9 @@ else:
         RegisterTile(128, 32, 16, 2, 8, 8, 8, 4, 6),
         RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 16),
     )
+    # For what is fetched one by one: square ones, or a thread would have too many addresses to keep; and registers for
+    # those that it has.
+    FILTER_SCALAR_TILES = (FILTER_TILES[0], FILTER_TILES[2], RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 12))
     # For tensor cores, by warps of 64 x 32 sums.
     FILTER_FRAGMENT_TILES = (
         RegisterTile(128, 64, 16, 2, 8, 8, 8, 4, 2),
@@ -333,6 +337,23 @@ def filter_tile(choices, entries, filters):
     return min(choices, key=cost)
 
 
+def filter_fetchers(tile, patch_width, filter_width, parts):
+    """How many neighbouring threads of a gradient by filters fetch one pixel's entries and filters.
+
+    As few as read whole lines of 128 bytes and have 4 addresses each, since each pixel that a thread fetches costs it
+    as much as 2 or 3 entries; as many as there are for the pixels of one of the `parts` of a strip.
+    """
+    entries, filters = tile.rows // patch_width, tile.columns // filter_width
+    return min(entries, filters, tile.threads, max(8, entries // 4, filters // 4, tile.threads * parts // tile.depth))
+
+
+def filter_padding(fetchers, patch_width, filter_width, fragments):
+    """How many numbers the strips of a gradient by filters have more than a pixel's, so that no two meet in a bank."""
+    if fragments is not None:
+        return 4
+    return fetchers // 4 * 4 % WARP if min(patch_width, filter_width) == 1 else 0
+
+
 def chunks(pixels, blocks, threads):
     """Into how many chunks, of what size, the pixels are cut for a gradient by filters of so many blocks of threads.
 
@@ -370,11 +391,11 @@ def filter_chunks(pixels, blocks, resident):
     return min((cut(wanted) for wanted in range(1, most + 1)), key=cost)
 
 
-def resident_blocks(tile, capability, multiprocessors):
+def resident_blocks(tile, shared_bytes, capability, multiprocessors):
     """How many blocks of a tile of a gradient by filters a GPU holds at once, by registers and by shared memory."""
     # Shared memory of a multiprocessor, in KiB, as NVIDIA's programming guide has it, of which the system takes some.
     shared = {(7, 5): 64, (8, 0): 164, (9, 0): 228, (10, 0): 228}.get(tuple(capability), 100) << 10
-    own = 4 * tile.stages * tile.depth * (tile.rows + tile.columns) + (1024 if capability >= (8, 0) else 0)
+    own = shared_bytes + (1024 if capability >= (8, 0) else 0)
     return max(1, min(tile.blocks, shared // own)) * multiprocessors
 
 
