@@ -205,7 +205,7 @@ def _add_rows(dz, dbias, scratch):
     """The sum of dz over the batch, block after block: by vectors, of which the last may overlap the one before."""
     rows, outputs = dz.shape
     lanes = lanes_of(dz)
-    vectors, flat = max((outputs + lanes - 1) // lanes, 1), dz.reshape(-1)
+    vectors, flat = (outputs + lanes - 1) // lanes, dz.reshape(-1)
     block = scratch[: vectors * lanes]
     dbias[:] = 0
     for first in range(0, rows, DEPTH_BLOCK):

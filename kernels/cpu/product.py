@@ -3,8 +3,7 @@
 B and C are cut into *panels* of two vectors' width.  The last panel ends where the matrix ends, and so may overlap the
 one before: its columns are computed twice, to the same bits, and no store needs a mask.  A last panel of a single
 vector joins the one before in a tile of three vectors and fewer rows: by itself it would load almost as much as a wide
-one.  A matrix narrower than one
-vector is computed in a scratch of one vector's width (`widened`).
+one.  A matrix narrower than one vector is computed in a scratch of one vector's width (`widened`).
 """
 
 import functools
@@ -73,14 +72,13 @@ def product(
     width : int
         Columns of C, at least one vector of them.
     add : bool
-        Add to C instead, without bias and floor; its panels may not overlap then.  The two vectors of one wide tile
-        may: all their sums are loaded before any is stored.
+        Add to C instead, without bias and floor; its panels may not overlap then.  The vectors of one tile may: all
+        their sums are loaded before any is stored.
 
     Callers write ``np.intp(0)`` and ``bool(0)`` for literal zeros: Numba would compile this once more for 0.
     """
     lanes = lanes_of(a)
-    panels = (width + 2 * lanes - 1) // (2 * lanes)
-    for panel in range(panels):
+    for panel in range((width + 2 * lanes - 1) // (2 * lanes)):
         start = panel_start(panel, width, lanes)
         left = width - start
         b_start = b_origin + (panel * b_panel if b_panel else start)
