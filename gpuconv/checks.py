@@ -63,11 +63,19 @@ def numeric_array(name, values):
     array = array_of_numbers(name, values)
     if array.size == 0:
         raise ValueError(f"{name}: expected at least one sample, received an empty array of shape {array.shape}")
-    # The largest and the smallest number tell, without an array of answers.
-    if array.dtype.kind == "f" and not np.isfinite([array.max(), array.min()]).all():
+    if array.dtype.kind == "f" and not _all_finite(array):
         first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(f"{name}: expected finite numbers, received {array[first]} at index {first}")
     return array
+
+
+def _all_finite(array):
+    """Whether all numbers are finite, without an array of answers: memory is what this waits for."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()):
+            return True
+    # Large numbers may have a sum that is too large.
+    return bool(np.isfinite([array.max(), array.min()]).all())
 
 
 def floats(name, array, dtype):

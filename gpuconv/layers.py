@@ -113,7 +113,12 @@ class Layer:
         SimpleNamespace
             The state that `forward` and `backward` get.
         """
-        return SimpleNamespace(y=array("y", self.output_shape), dx=array("dx", self.input_shape) if training else None)
+        return SimpleNamespace(
+            y=array("y", self.output_shape),
+            dx=array("dx", self.input_shape) if training else None,
+            # Whether a step needs an absorbed activation's argument only, and not its value.
+            only_z=False,
+        )
 
     def forward(self, x, state, training):
         """Compute and return ``y``."""
@@ -197,7 +202,7 @@ class ActivatedLayer(Layer):
     A fusable activation is part of the kernel that computes ``z``, and its slope, which can be
     had from ``y``, part of the kernels that consume ``dy``; ``z`` is then never stored.  Others
     (GELU, softmax) run as a pass of their own.  So does an activation that a loss has absorbed:
-    `backward` then receives ``dL/dz``.
+    `backward` then receives ``dL/dz``, and the pass is left out where nobody reads ``y``.
     """
 
     def __init__(self, activation, name, input_shape):
@@ -224,7 +229,7 @@ class ActivatedLayer(Layer):
 
     def _finish(self, state):
         """The pass after the forward kernel, if there is one; returns y."""
-        if not self._fused:
+        if not self._fused and not state.only_z:
             self.activation.forward(self.device, state.z, state.y)
         return state.y
 
@@ -723,7 +728,8 @@ class Activation(Layer):
 
     def forward(self, x, state, training):
         state.z = x
-        self.activation.forward(self.device, x, state.y)
+        if not state.only_z:
+            self.activation.forward(self.device, x, state.y)
         return state.y
 
     def backward(self, dy, state, wants_dx):

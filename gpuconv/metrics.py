@@ -9,6 +9,9 @@ class Metric:
     kernel = None
     sparse = False
 
+    # Whether the order of each row's predictions is all that counts: logits tell it too, and need no softmax.
+    by_order = False
+
     def __init__(self, name):
         self.name = name
 
@@ -27,6 +30,7 @@ class CategoricalAccuracy(Metric):
     """The share of samples whose largest prediction stands at the largest target (one-hot)."""
 
     kernel = "categorical_accuracy"
+    by_order = True
 
     def __init__(self, name="categorical_accuracy"):
         super().__init__(name)
@@ -37,6 +41,7 @@ class SparseCategoricalAccuracy(Metric):
 
     kernel = "sparse_accuracy"
     sparse = True
+    by_order = True
 
     def __init__(self, name="sparse_categorical_accuracy"):
         super().__init__(name)

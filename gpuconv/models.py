@@ -73,6 +73,8 @@ class Sequential:
         self.history = None
         self._input = None
         self._parameters = None
+        # Whether the loss works on the last layer's argument, and whether nothing else needs the layer's value.
+        self._absorbed = self._only_logits = False
         if not isinstance(layers, (list, tuple, type(None))):
             raise TypeError(f"layers: expected a list of layers, received {layers!r}")
         for layer in layers or []:
@@ -487,10 +489,13 @@ class Sequential:
 
     # ------------------------------------------------------------------ one pass
 
-    def _forward(self, x, states, training):
+    def _forward(self, x, states, training, only_z=False):
+        """The model's output; with `only_z`, the last layer leaves out its activation."""
+        if self._only_logits:
+            states.parts[-1].only_z = only_z
         for part, state in zip(self._parts, states.parts, strict=True):
             x = part.forward(x, state, training)
-        return x
+        return states.parts[-1].z if only_z else x
 
     def _backward(self, dy, states):
         """Back from the output to the first part that has something to learn."""
@@ -500,11 +505,10 @@ class Sequential:
 
     def _loss_and_metrics(self, device, predictions, states):
         """Losses of a batch, their gradient, and metrics."""
-        absorbed = getattr(self.layers[-1], "absorbed", False)
-        logits = states.parts[-1].z if absorbed else predictions
+        logits = states.parts[-1].z if self._absorbed else predictions
         rows = states.losses.shape[0]
         self.loss.compute(
-            device, logits.reshape(rows, -1), states.targets, self.loss.from_logits or absorbed,
+            device, logits.reshape(rows, -1), states.targets, self.loss.from_logits or self._absorbed,
             1.0 / rows, states.losses, states.gradient_rows,
         )  # fmt: skip
         for metric, hits in zip(self._resolved_metrics, states.hits, strict=True):
@@ -530,7 +534,7 @@ class Sequential:
     def _step(self, device, epoch, states, start, place):
         """One step of training, with the samples from place `start` of the epoch's order on."""
         self._gather(device, epoch.data, epoch.order, states, start)
-        predictions = self._forward(states.x, states, training=True)
+        predictions = self._forward(states.x, states, training=True, only_z=self._only_logits)
         self._loss_and_metrics(device, predictions, states)
         self._backward(states.gradient, states)
         self._penalty(device)
@@ -541,7 +545,8 @@ class Sequential:
     def _evaluation_step(self, device, epoch, states, start, place):
         """Loss and metrics of one batch."""
         self._gather(device, epoch.data, epoch.order, states, start)
-        self._loss_and_metrics(device, self._forward(states.x, states, training=False), states)
+        predictions = self._forward(states.x, states, training=False, only_z=self._only_logits)
+        self._loss_and_metrics(device, predictions, states)
         self._penalty(device)
         self._add_up(device, states, place, epoch.record)
 
@@ -738,10 +743,14 @@ class Sequential:
         last = self.layers[-1]
         if hasattr(last, "absorbed"):
             last.absorbed = not self.loss.from_logits and last.activation.name == self.loss.absorbs
+        self._absorbed = getattr(last, "absorbed", False)
         shape = self._output
         self._rows_per_sample = int(np.prod(shape[:-1]))
         self._resolved_metrics = [metric_module.resolve(metric, self.loss, shape) for metric in self.metrics]
         self._value_names = ["loss", *(metric.name for metric in self._resolved_metrics)]
+        # Softmax keeps the order of logits: where loss and metrics ask for no more, training does without it.
+        by_order = all(_is_own(metric) and metric.by_order for metric in self._resolved_metrics)
+        self._only_logits = self._absorbed and last.activation.name == "softmax" and _is_own(last) and by_order
 
     def _states(self, batch, training):
         """The arrays of one batch size: all are first parts of arrays made for the largest batch."""

@@ -15,6 +15,7 @@ import gpuconv
 from gpuconv import (
     activations,
     callbacks,
+    checks,
     device,
     functional,
     initializers,
@@ -227,6 +228,24 @@ def test_targets(name, call, loss, y, request):
     request.getfixturevalue("idle")
     with untouched(model, name):
         call(model, y)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_all_numbers_are_looked_at(dtype):
+    largest = np.finfo(dtype).max
+    fine = np.full((3, 2), largest, dtype)
+    assert checks.numeric_array("x", fine) is fine  # although their sum is infinite
+    wrongs = [(index, wrong) for wrong in (np.nan, np.inf, -np.inf) for index in np.ndindex(fine.shape)]
+    for index, wrong in wrongs:
+        given = fine.copy()
+        given[index] = wrong
+        with pytest.raises(
+            ValueError, match=re.escape(f"x: expected finite numbers, received {wrong} at index {index}")
+        ):
+            checks.numeric_array("x", given)
+    # The sum of these is no number.
+    with pytest.raises(ValueError, match=re.escape("x: expected finite numbers, received inf at index (0, 0)")):
+        checks.numeric_array("x", np.array([[np.inf, -np.inf]], dtype))
 
 
 def test_differing_numbers_of_samples():

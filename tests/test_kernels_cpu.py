@@ -79,6 +79,14 @@ def test_large_products(shape, name, dtype):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("name", ["sparse_accuracy", "categorical_accuracy"])
+@pytest.mark.parametrize("columns", [2, 4, 5, 7, 8, 9, 10, 16, 17, 31, 32, 33])
+def test_accuracies_of_few_columns(columns, name, dtype):
+    for rows in (1, 3, 4, 7, 8, 9, 15, 16, 17, 101):
+        CHECKS[name](cpu, Data(rows, dtype), (rows, columns))
+
+
 @pytest.mark.parametrize("width", [405, 517, 1033])
 @pytest.mark.parametrize("rows", [7, 40, 130, 1000])
 def test_tasks_of_a_product_write_columns_of_their_own(rows, width):

@@ -219,6 +219,28 @@ def test_initial_epoch():
 # ------------------------------------------------------------------ evaluate and predict
 
 
+def test_softmax_is_computed_where_probabilities_are_read(monkeypatch):
+    called = []
+    softmax = cpu.softmax
+    monkeypatch.setattr(cpu, "softmax", lambda *arguments: called.append(arguments) or softmax(*arguments))
+
+    def calls(function):
+        called.clear()
+        function()
+        return len(called)
+
+    for names, wanted in ((["accuracy"], 0), (["accuracy", "mse"], 1), ([], 0)):
+        model = network(device="cpu")
+        model.compile("sgd", "categorical_crossentropy", names)
+        assert calls(lambda model=model: model.train_on_batch(X, ONE_HOT)) == wanted
+        before = model.predict(X, batch_size=SAMPLES, verbose=0)
+        assert calls(lambda model=model: model.evaluate(X, ONE_HOT, batch_size=SAMPLES, verbose=0)) == wanted
+        # Steps without softmax leave nothing behind for those that need it.
+        assert calls(lambda model=model: model.predict(X, batch_size=SAMPLES, verbose=0)) == 1
+        np.testing.assert_array_equal(model.predict(X, batch_size=SAMPLES, verbose=0), before)
+        np.testing.assert_allclose(before.sum(axis=1), 1, rtol=1e-6)
+
+
 def test_evaluate_gives_the_loss_first_with_penalties():
     model = network()
     probabilities = model.predict(X, verbose=0).astype(np.float64)

@@ -22,7 +22,7 @@ def one_tile(tile, number):
     """A function of one tile over the depth of a product, and the types of its arguments."""
 
     def function(a, rows, columns, b, b_rows, bias, floor, c, c_rows, second):
-        tile(a, 0, rows, 0, columns, b, 0, b_rows, bias, 0, floor, c, 0, c_rows, second, False)
+        tile(a, 0, rows, 0, columns, b, 0, b_rows, bias, 0, floor, c, 0, c_rows, second, second, second, False)
 
     numbers, offsets = number[::1], types.int64[::1]
     return function, (numbers, offsets, offsets, numbers, offsets, numbers, number, numbers, offsets, types.intp)
@@ -74,14 +74,19 @@ def all_targets():
 
 
 @pytest.mark.parametrize("bits", [32, 64])
-@pytest.mark.parametrize("form", ["wide", "narrow", "lanewise"])
+@pytest.mark.parametrize("form", ["wide", "widest", "narrow", "lanewise"])
 @pytest.mark.parametrize("kind", TARGETS)
 def test_sums_stay_in_registers(kind, form, bits, monkeypatch):
     triple, processor, multiply_add, stack = TARGETS[kind]
-    bytes_, wide_rows, narrow_rows, lanewise_rows = simd.SHAPES[kind]
+    bytes_, wide_rows, widest_rows, narrow_rows, lanewise_rows = simd.SHAPES[kind]
     monkeypatch.setattr(simd, "REGISTER_BYTES", bytes_)
     monkeypatch.setattr(simd, "FUSED", kind != "SSE2")
-    rows, vectors = {"wide": (wide_rows, 2), "narrow": (narrow_rows, 1), "lanewise": (lanewise_rows, 1)}[form]
+    rows, vectors = {
+        "wide": (wide_rows, 2),
+        "widest": (widest_rows, 3),
+        "narrow": (narrow_rows, 1),
+        "lanewise": (lanewise_rows, 1),
+    }[form]
     tile = simd._tile(rows, vectors, lanewise=form == "lanewise")
     number = types.float32 if bits == 32 else types.float64
     lines = inner_loop(*one_tile(tile, number), triple, processor)
@@ -108,7 +113,7 @@ def test_sums_of_sliding_tiles_stay_in_registers(kind, pixels, bits, monkeypatch
 @pytest.mark.parametrize("kind", TARGETS)
 def test_sums_of_stored_tiles_stay_in_registers(kind, form, bits, monkeypatch):
     triple, processor, multiply_add, stack = TARGETS[kind]
-    bytes_, wide_rows, narrow_rows, _ = simd.SHAPES[kind]
+    bytes_, wide_rows, _, narrow_rows, _ = simd.SHAPES[kind]
     for module in (simd, stored):
         monkeypatch.setattr(module, "REGISTER_BYTES", bytes_)
     monkeypatch.setattr(builders, "FUSED", kind != "SSE2")
@@ -120,5 +125,5 @@ def test_sums_of_stored_tiles_stay_in_registers(kind, form, bits, monkeypatch):
 
 
 def test_the_shape_is_that_of_this_processor():
-    shape = simd.REGISTER_BYTES, simd.WIDE_ROWS, simd.NARROW_ROWS, simd.LANEWISE_ROWS
+    shape = simd.REGISTER_BYTES, simd.WIDE_ROWS, simd.WIDEST_ROWS, simd.NARROW_ROWS, simd.LANEWISE_ROWS
     assert shape in simd.SHAPES.values()

@@ -84,7 +84,7 @@ SHOWN_BY = {
     "sum_of_block": ["sum_into"],
     "sum_of_lanes": ["softmax"],
     "largest_of_lanes": ["softmax"],
-    "own_row": ["softmax"],
+    "row_of_lane": ["softmax"],
     "speaks_for_row": ["softmax_cross_entropy", "sparse_accuracy"],
     "read_row": ["softmax"],
     "write_row": ["softmax"],

@@ -35,7 +35,7 @@ from .epilogue import finish, multiply_by_slope
 from .plan import Tables
 from .prepared import prepared
 from .product import lanes, pack_panel, panel_start, panels, product
-from .simd import REGISTER_BYTES, WIDE_ROWS, copy_vector
+from .simd import REGISTER_BYTES, WIDE_ROWS, add_vector, copy_vector, lanes_of
 from .threads import WORKERS, share
 from .workspace import workspace, zeros
 
@@ -81,7 +81,8 @@ def dense_gradient_input(dy, y, kernel, activation, alpha, dx):
 def dense_gradient_kernel(x, dy, y, activation, alpha, dkernel, dbias):
     """Gradient by kernel and bias."""
     plan = _plan(x.shape[1], x.shape[0], dy.shape[1], 1, x.shape[1], False, x.dtype)
-    scratch, none = workspace(plan.scratch + dy.size + dy.shape[1], x.dtype), plan.zeros
+    sums = panels(dy.shape[1], x.dtype) * 2 * lanes(x.dtype)
+    scratch, none = workspace(plan.scratch + dy.size + sums, x.dtype), plan.zeros
     return _product, (x, dy, B, y, activation, alpha, none, LINEAR, 0.0, dkernel, dbias, plan.tables, none, scratch)
 
 
@@ -175,11 +176,12 @@ def _product(a, b, sloped, values, slope, slope_alpha, bias, activation, alpha, 
     plan = tables[:PLAN_SIZE].view(PLAN)[0]
     lanes = REGISTER_BYTES // a.itemsize
     rest = scratch
-    if sloped == A:
+    if sloped == A and slope != LINEAR:
         a = _dz(a, values, slope, slope_alpha, scratch)
         rest = scratch[a.size :]
     elif sloped == B:
-        b = _dz(b, values, slope, slope_alpha, scratch)
+        if slope != LINEAR:
+            b = _dz(b, values, slope, slope_alpha, scratch)
         rest = scratch[b.size :]
         _add_rows(b, sums, rest)
     rows, width = c.shape
@@ -200,17 +202,26 @@ def _product(a, b, sloped, values, slope, slope_alpha, bias, activation, alpha, 
 
 @njit(**INNER)
 def _add_rows(dz, dbias, scratch):
-    """The sum of dz over the batch, block after block."""
+    """The sum of dz over the batch, block after block: by vectors, of which the last may overlap the one before."""
     rows, outputs = dz.shape
-    block = scratch[:outputs]
+    lanes = lanes_of(dz)
+    vectors, flat = (outputs + lanes - 1) // lanes, dz.reshape(-1)
+    block = scratch[: vectors * lanes]
     dbias[:] = 0
     for first in range(0, rows, DEPTH_BLOCK):
         block[:] = 0
         for row in range(first, min(first + DEPTH_BLOCK, rows)):
-            for f in range(outputs):
-                block[f] += dz[row, f]
+            if outputs < lanes:
+                for f in range(outputs):
+                    block[f] += dz[row, f]
+            else:
+                for vector in range(vectors):
+                    place = row * outputs + min(vector * lanes, outputs - lanes)
+                    add_vector(flat, place, block, vector * lanes)
+        # What the last vector has of its own stands at its end.
         for f in range(outputs):
-            dbias[f] += block[f]
+            own = f < (vectors - 1) * lanes or outputs < lanes
+            dbias[f] += block[f if own else f + vectors * lanes - outputs]
 
 
 @njit(**INNER)

@@ -1,8 +1,9 @@
 """Products of a matrix given by tables of offsets with a matrix of numbers; see `simd` for the tile they are made of.
 
 B and C are cut into *panels* of two vectors' width.  The last panel ends where the matrix ends, and so may overlap the
-one before: its columns are computed twice, to the same bits, and no store needs a mask.  A matrix narrower than one
-vector is computed in a scratch of one vector's width (`widened`).
+one before: its columns are computed twice, to the same bits, and no store needs a mask.  A last panel of a single
+vector joins the one before in a tile of three vectors and fewer rows: by itself it would load almost as much as a wide
+one.  A matrix narrower than one vector is computed in a scratch of one vector's width (`widened`).
 """
 
 import functools
@@ -16,12 +17,14 @@ from .simd import (
     NARROW_ROWS,
     REGISTER_BYTES,
     WIDE_ROWS,
+    WIDEST_ROWS,
     copy_vector,
     lanes_of,
     lanewise_tile,
     narrow_tile,
     turn_square,
     wide_tile,
+    widest_tile,
 )
 
 
@@ -69,28 +72,39 @@ def product(
     width : int
         Columns of C, at least one vector of them.
     add : bool
-        Add to C instead, without bias and floor; its panels may not overlap then.  The two vectors of one wide tile
-        may: all their sums are loaded before any is stored.
+        Add to C instead, without bias and floor; its panels may not overlap then.  The vectors of one tile may: all
+        their sums are loaded before any is stored.
 
     Callers write ``np.intp(0)`` and ``bool(0)`` for literal zeros: Numba would compile this once more for 0.
     """
     lanes = lanes_of(a)
     for panel in range((width + 2 * lanes - 1) // (2 * lanes)):
         start = panel_start(panel, width, lanes)
+        left = width - start
         b_start = b_origin + (panel * b_panel if b_panel else start)
         c_start = c_origin + (panel * c_panel if c_panel else start)
-        if width - 2 * lanes * panel > lanes:
-            second = min(lanes, width - lanes)
+        if 2 * lanes < left <= 3 * lanes:
+            # With what is left for the last panel.
+            last = left - lanes
+            b_last, c_last = b_panel if b_panel else last, c_panel if c_panel else last
+            for row in range(0, rows.size, WIDEST_ROWS):
+                widest_tile(
+                    a, a_origin, rows, row, columns, b, b_start, b_rows,
+                    bias, start, floor, c, c_start, c_rows, b_last, last, c_last, add,
+                )  # fmt: skip
+            break
+        if left > lanes:
+            second = min(lanes, left - lanes)
             for row in range(0, rows.size, WIDE_ROWS):
                 wide_tile(
                     a, a_origin, rows, row, columns, b, b_start, b_rows,
-                    bias, start, floor, c, c_start, c_rows, second, add,
+                    bias, start, floor, c, c_start, c_rows, second, second, second, add,
                 )  # fmt: skip
         else:
             for row in range(0, rows.size, NARROW_ROWS):
                 narrow_tile(
                     a, a_origin, rows, row, columns, b, b_start, b_rows,
-                    bias, start, floor, c, c_start, c_rows, 0, add,
+                    bias, start, floor, c, c_start, c_rows, 0, 0, 0, add,
                 )  # fmt: skip
 
 
@@ -114,7 +128,7 @@ def product_lanewise(
                 c_start = c_origin + (panel * c_panel if c_panel else start) + shift
                 lanewise_tile(
                     a, a_origin + start + shift, rows, row, columns, b, b_start, b_rows,
-                    bias, start + shift, floor, c, c_start, c_rows, 0, add,
+                    bias, start + shift, floor, c, c_start, c_rows, 0, 0, 0, add,
                 )  # fmt: skip
 
 

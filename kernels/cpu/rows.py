@@ -25,7 +25,12 @@ from numba.extending import intrinsic
 from .builders import constant, keep_loop, spread
 from .compiling import INNER
 from .elementary import emit_scaled_exp_of_negative
-from .simd import REGISTER_BYTES, lanes_of, vectors_of
+from .local import local_array
+from .simd import REGISTER_BYTES, lanes_of, turn_square, vectors_of
+
+# Columns of a matrix whose rows `argmax_of_rows` takes by vectors, at most; lanes of any processor; both together.
+FEW_COLUMNS, MOST_LANES = 32, 16
+BLOCK_SIZE = FEW_COLUMNS * MOST_LANES
 
 # Rows that `exponentials_of_rows` takes, a multiple of the numbers in a vector, and the lanes of a vector for each.
 ROWS_AT_ONCE = 64
@@ -147,6 +152,45 @@ def _first_place(typing, numbers, start, count, value):
 def row_argmax(numbers, start, count):
     """Place in ``numbers[start : start + count]`` of the first largest one; NaN is larger than any number."""
     return _first_place(numbers, start, count, _row_largest(numbers, start, count))
+
+
+@intrinsic
+def _places_of_largest(typing, block, columns, places):
+    """Of as many rows as a vector has lanes, column after column in `block`: where the first largest number stands."""
+
+    def code(context, builder, signature, arguments):
+        _, columns, into = arguments
+        read, _ = vectors_of(context, builder, signature.args[0], arguments[0])
+        _, write = vectors_of(context, builder, signature.args[2], into, like=block)
+        lanes, _ = _lanes(block)
+        integers = ir.VectorType(ir.IntType(32), lanes)
+        found = cgutils.alloca_once_value(builder, read(_I64(0)))
+        place = cgutils.alloca_once_value(builder, ir.Constant(integers, None))
+        with _loop(builder, _I64(1), columns, 1) as column:
+            number, best = read(builder.mul(column, _I64(lanes))), builder.load(found)
+            larger = builder.fcmp_unordered(">", number, best)
+            larger = builder.and_(larger, builder.fcmp_ordered("ord", best, best))
+            here = spread(builder, builder.trunc(column, ir.IntType(32)), lanes)
+            builder.store(builder.select(larger, number, best), found)
+            builder.store(builder.select(larger, here, builder.load(place)), place)
+        write(builder.load(place), _I64(0))
+        return context.get_dummy_value()
+
+    return types.void(block, types.intp, places), code
+
+
+@njit(**INNER)
+def argmax_of_rows(matrix, row, columns, places):
+    """`row_argmax` of as many rows as a vector has lanes, from `row` on, with rows as lanes.
+
+    For rows of a vector to FEW_COLUMNS numbers, which squares turn over, of which the last may overlap the one before:
+    within a row, a chain of steps would lead to one number.
+    """
+    lanes, block = lanes_of(matrix), local_array(BLOCK_SIZE, matrix)
+    for j in range(0, columns, lanes):
+        column = min(j, columns - lanes)
+        turn_square(matrix, row * columns + column, columns, block, column * lanes, lanes)
+    _places_of_largest(block, columns, places)
 
 
 def _combined(builder, combine, vectors):

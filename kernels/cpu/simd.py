@@ -37,12 +37,17 @@ _triple, _, _features = cpu_target.target_context.codegen().magic_tuple()
 _features = set(_features.split(","))
 _ARM = _triple.startswith(("aarch64", "arm64"))
 
-# Bytes of a vector register, and rows of the wide, the narrow and the lanewise tile: as many as leave all sums, and the
-# addresses of all rows, in registers.  The gradient of depthwise 3 x 3 filters has nine rows.
-SHAPES = {"AVX-512": (64, 6, 8, 9), "AVX2": (32, 6, 8, 9), "NEON": (16, 12, 12, 9), "SSE2": (16, 6, 8, 9)}
+# Bytes of a vector register, and rows of the wide, the widest, the narrow and the lanewise tile: as many as leave all
+# sums, and the addresses of all rows, in registers.  The gradient of depthwise 3 x 3 filters has nine rows.
+SHAPES = {
+    "AVX-512": (64, 6, 4, 8, 9),
+    "AVX2": (32, 6, 4, 8, 9),
+    "NEON": (16, 12, 8, 12, 9),
+    "SSE2": (16, 6, 3, 8, 9),
+}
 
 _KIND = "NEON" if _ARM else "AVX-512" if "+avx512f" in _features else "AVX2" if "+avx2" in _features else "SSE2"
-REGISTER_BYTES, WIDE_ROWS, NARROW_ROWS, LANEWISE_ROWS = SHAPES[_KIND]
+REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS, NARROW_ROWS, LANEWISE_ROWS = SHAPES[_KIND]
 
 # Whether a multiply-add is one instruction; where it is not, LLVM's fma would be a call of the C library.
 FUSED = _ARM or "+fma" in _features
@@ -56,7 +61,7 @@ def _tile(rows_of_tile, vectors, lanewise=False):
     @intrinsic
     def tile(
         typing, a, a_origin, rows, row, columns, b, b_origin, b_rows,
-        bias, bias_origin, floor, c, c_origin, c_rows, second, add,
+        bias, bias_origin, floor, c, c_origin, c_rows, b_last, bias_last, c_last, add,
     ):  # fmt: skip
         """Sums of the rows ``row .. row + rows_of_tile - 1``; beyond the table's end, its last row again and again.
 
@@ -71,15 +76,15 @@ def _tile(rows_of_tile, vectors, lanewise=False):
             First row that the tile takes.
         floor : number
             Results below it become it: 0 for ReLU, -infinity for none; NaN stays NaN.
-        second : int
-            From the first vector of a row to the second, in B, bias and C alike.
+        b_last, bias_last, c_last : int
+            From the first vector of a row to the last one; of three, the second lies right behind the first.
         add : bool
             Add to C, without bias and floor, instead of writing it.
         """
         integer = types.intp
         signature = types.void(
             a, integer, rows, integer, columns, b, integer, b_rows,
-            bias, integer, a.dtype, c, integer, c_rows, integer, types.boolean,
+            bias, integer, a.dtype, c, integer, c_rows, integer, integer, integer, types.boolean,
         )  # fmt: skip
 
         def code(context, builder, signature, arguments):
@@ -127,7 +132,8 @@ def _tile(rows_of_tile, vectors, lanewise=False):
             return builder.load(builder.gep(pointers[table], [place]))
 
         tile_rows = range(rows_of_tile)
-        steps = [ir.Constant(_I64, 0), values["second"]][:vectors]
+        inner = [ir.Constant(_I64, number * vector.count) for number in range(max(vectors - 1, 1))]
+        b_steps, bias_steps, c_steps = ([*inner, values[f"{name}_last"]][:vectors] for name in ("b", "bias", "c"))
         places = []
         for r in tile_rows:
             place = builder.add(values["row"], ir.Constant(_I64, r))
@@ -139,13 +145,13 @@ def _tile(rows_of_tile, vectors, lanewise=False):
 
         # Sums live in memory as far as this code is concerned; LLVM moves them into registers.
         zero = ir.Constant(vector, [0.0] * vector.count)
-        sums = [[cgutils.alloca_once(builder, vector) for _ in steps] for _ in tile_rows]
+        sums = [[cgutils.alloca_once(builder, vector) for _ in b_steps] for _ in tile_rows]
         for line in sums:
             for place in line:
                 builder.store(zero, place)
         with cgutils.for_range(builder, values["depth"], intp=_I64) as loop:
             b_row = builder.gep(b_first, [builder.load(builder.gep(pointers["b_rows"], [loop.index]))])
-            b_values = [load(b_row, step) for step in steps]
+            b_values = [load(b_row, step) for step in b_steps]
             shift = builder.load(builder.gep(pointers["columns"], [loop.index]))
             for a_row, line in zip(a_rows, sums, strict=True):
                 a_value = load(a_row, shift) if lanewise else spread(builder.load(builder.gep(a_row, [shift])))
@@ -160,18 +166,18 @@ def _tile(rows_of_tile, vectors, lanewise=False):
         with builder.if_else(values["add"]) as (adding, finishing):
             with adding:  # all loads come before all stores, since the last row may stand in several lines
                 added = [
-                    [builder.fadd(load(c_row, step), total) for step, total in zip(steps, line, strict=True)]
+                    [builder.fadd(load(c_row, step), total) for step, total in zip(c_steps, line, strict=True)]
                     for c_row, line in zip(c_rows, totals, strict=True)
                 ]
                 for c_row, line in zip(c_rows, added, strict=True):
-                    for step, total in zip(steps, line, strict=True):
+                    for step, total in zip(c_steps, line, strict=True):
                         store(total, c_row, step)
             with finishing:
                 bias = builder.gep(pointers["bias"], [values["bias_origin"]])
-                bias_values = [load(bias, step) for step in steps]
+                bias_values = [load(bias, step) for step in bias_steps]
                 floor = spread(values["floor"])
                 for c_row, line in zip(c_rows, totals, strict=True):
-                    for step, total, addend in zip(steps, line, bias_values, strict=True):
+                    for step, total, addend in zip(c_steps, line, bias_values, strict=True):
                         result = builder.fadd(total, addend)
                         below = builder.fcmp_ordered("<", result, floor)
                         store(builder.select(below, floor, result), c_row, step)
@@ -194,11 +200,14 @@ TILE_ARGUMENTS = [
     "c",
     "c_origin",
     "c_rows",
-    "second",
+    "b_last",
+    "bias_last",
+    "c_last",
     "add",
 ]
 
 wide_tile = _tile(WIDE_ROWS, 2)
+widest_tile = _tile(WIDEST_ROWS, 3)
 narrow_tile = _tile(NARROW_ROWS, 1)
 lanewise_tile = _tile(LANEWISE_ROWS, 1, lanewise=True)
 

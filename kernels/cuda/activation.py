@@ -18,7 +18,7 @@ import numpy as np
 
 from . import formulas, tiles, toolkit
 from .lanes import sum_of_lanes
-from .rows import own_row, read_largest, read_powers, read_row, write_row
+from .rows import row_of_lane, read_largest, read_powers, read_row, write_row
 from .toolkit import cuda
 from .vectors import read_part, write_part
 
@@ -155,7 +155,7 @@ def _softmax_kernel(real, t):
         z = cuda.local.array(held, real)
         first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            _, begin, end, write_end = own_row(first_row, rows, columns, width)
+            _, begin, end, write_end = row_of_lane(first_row, rows, columns, width)
 
             largest = read_largest(z, x, begin, end, width, t)
 
@@ -189,7 +189,7 @@ def _softmax_gradient_kernel(real, t):
         gradient = cuda.local.array(held, real)
         first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            _, begin, end, write_end = own_row(first_row, rows, columns, width)
+            _, begin, end, write_end = row_of_lane(first_row, rows, columns, width)
 
             total = real(0)
             for first in range(0, t.covered, t.chunk):

@@ -14,7 +14,7 @@ import numpy as np
 from . import tiles, toolkit
 from .formulas import inline
 from .lanes import sum_of_lanes
-from .rows import column_of, own_row, read_largest, read_powers, read_row, speaks_for_row, write_row
+from .rows import column_of, row_of_lane, read_largest, read_powers, read_row, speaks_for_row, write_row
 from .toolkit import cuda
 from .vectors import read, write
 
@@ -80,7 +80,7 @@ def _softmax_cross_entropy_kernel(real, t):
         target = cuda.local.array(held, real)
         first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            row, begin, end, write_end = own_row(first_row, rows, columns, width)
+            row, begin, end, write_end = row_of_lane(first_row, rows, columns, width)
 
             largest = read_largest(z, logits, begin, end, width, t)
 
@@ -126,7 +126,7 @@ def _sparse_softmax_cross_entropy_kernel(real, t):
         z = cuda.local.array(held, real)
         first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            row, begin, end, write_end = own_row(first_row, rows, columns, width)
+            row, begin, end, write_end = row_of_lane(first_row, rows, columns, width)
             true_place = row * columns + read(labels, row, np.int32)
 
             largest = read_largest(z, logits, begin, end, width, t)
@@ -187,7 +187,7 @@ def _cross_entropy_kernel(real, t):
         target = cuda.local.array(held, real)
         first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            row, begin, end, write_end = own_row(first_row, rows, columns, width)
+            row, begin, end, write_end = row_of_lane(first_row, rows, columns, width)
 
             total = real(0)
             for first in range(0, t.covered, t.chunk):
@@ -235,7 +235,7 @@ def _sparse_cross_entropy_kernel(real, t):
         p = cuda.local.array(held, real)
         first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            row, begin, end, write_end = own_row(first_row, rows, columns, width)
+            row, begin, end, write_end = row_of_lane(first_row, rows, columns, width)
             true_place = row * columns + read(labels, row, np.int32)
 
             total, true_probability = real(0), real(0)
@@ -294,7 +294,7 @@ def _mean_loss_kernel(real, t, kind):
         share = real(1) / real(columns)
         first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            row, begin, end, write_end = own_row(first_row, rows, columns, width)
+            row, begin, end, write_end = row_of_lane(first_row, rows, columns, width)
             total = real(0)
             for first in range(0, t.covered, t.chunk):
                 read_row(p, predictions, begin + first, end, real(0), width, t)

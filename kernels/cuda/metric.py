@@ -12,7 +12,7 @@ import numpy as np
 from . import tiles, toolkit
 from .formulas import inline
 from .lanes import exchange, sum_of_lanes
-from .rows import column_of, own_row, read_row, speaks_for_row
+from .rows import column_of, row_of_lane, read_row, speaks_for_row
 from .toolkit import cuda
 from .vectors import read, write
 
@@ -80,7 +80,7 @@ def _sparse_accuracy_kernel(real, t):
         values = cuda.local.array(held, real)
         first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            row, begin, end, write_end = own_row(first_row, rows, columns, width)
+            row, begin, end, write_end = row_of_lane(first_row, rows, columns, width)
             place = largest_column(values, predictions, begin, end, width, t)
             if speaks_for_row(write_end):
                 write(hits, row, real, real(1) if place == read(labels, row, np.int32) else real(0))
@@ -98,7 +98,7 @@ def _categorical_accuracy_kernel(real, t):
         values = cuda.local.array(held, real)
         first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            row, begin, end, write_end = own_row(first_row, rows, columns, width)
+            row, begin, end, write_end = row_of_lane(first_row, rows, columns, width)
             place = largest_column(values, predictions, begin, end, width, t)
             true_place = largest_column(values, targets, begin, end, width, t)
             if speaks_for_row(write_end):
@@ -118,7 +118,7 @@ def _binary_accuracy_kernel(real, t):
         target = cuda.local.array(held, real)
         first_row = cuda.blockIdx.x * t.rows
         while first_row < rows:
-            row, begin, end, write_end = own_row(first_row, rows, columns, width)
+            row, begin, end, write_end = row_of_lane(first_row, rows, columns, width)
             agreeing = np.int32(0)
             for first in range(0, t.covered, t.chunk):
                 read_row(prediction, predictions, begin + first, end, real(0), width, t)

@@ -26,7 +26,7 @@ from .vectors import read_vector, write_vector
 
 
 @inline
-def own_row(first_row, rows, columns, width):
+def row_of_lane(first_row, rows, columns, width):
     """The row that a lane works on, of those of a block.
 
     Returns its number, the place of the lane's first number, the place where the row ends, and where what may be
