@@ -115,7 +115,7 @@ def _correlate_blocks(
             begin, stop = _sum_in_place(x, part_rows, columns, weights, y, i, j, bottom, end)
         for left, right in ((j, begin), (stop, end)):
             if left < right:
-                _copy_part(x, part_rows, columns[left : right + kernel_width - 1], fillvalue, own, step)
+                copy_part(x, part_rows, columns[left : right + kernel_width - 1], fillvalue, own, step)
                 if tiled is not None:
                     _sum_tiles(own, step, weights, y, i, left, bottom - i, right - left)
                 if by_line is not None:
@@ -137,7 +137,7 @@ def _longest_run(places):
 
 
 @njit(**INNER)
-def _copy_part(x, rows, columns, fillvalue, part, step):
+def copy_part(x, rows, columns, fillvalue, part, step):
     """Copy a part of the continued picture, by runs of columns that lie next to each other in x too."""
     source = x.reshape(-1)
     start = 0
