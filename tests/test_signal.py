@@ -247,6 +247,17 @@ def test_tiles_and_their_edges(seed, shape, kernel_shape, dtype, mode, boundary)
     assert_same_as_scipy("correlate2d", a, b, mode, boundary, 1, "direct")
 
 
+# Inner blocks of short kernels are read where they lie, in pictures whose rows are whole lines of memory and others.
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kernel_shape", [(1, 1), (3, 3), (4, 20), (7, 2)])
+@pytest.mark.parametrize("shape", [(75, 128), (52, 131), (31, 40)])
+def test_pixels_read_where_they_lie(dtype, kernel_shape, shape, monkeypatch):
+    monkeypatch.setattr(pictures, "PAGE_BYTES", 256)  # sums of small pictures are placed as those of large ones
+    for boundary in BOUNDARIES:
+        a, b = numbers(0, shape, dtype), numbers(1, kernel_shape, dtype)
+        assert_same_as_scipy("correlate2d", a, b, "same", boundary, 2, "direct")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "complex64"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_blocks_and_their_edges(dtype, threads, few_threads, small_blocks):

@@ -20,7 +20,7 @@ from .operands import MODES, pair
 BLOCK = 384
 
 # Of memory: places that differ by a multiple of it are the same to a core that looks for writes under way.
-PAGE_BYTES = 4096
+PAGE_BYTES, LINE_BYTES = 4096, 64
 
 BOUNDARIES = {"fill": "fill", "wrap": "wrap", "circular": "wrap", "symm": "symm", "symmetric": "symm"}
 
@@ -147,7 +147,7 @@ def _combine(in1, in2, mode, boundary, fillvalue, method, turned):
         x, kernel = device.from_host(x), device.from_host(kernel)
     shape = tuple(axis.size - cells + 1 for axis, cells in zip(places, kernel.shape, strict=True))
     if method == "auto":
-        method = _cheaper(device, x, kernel, places, fillvalue, shape)
+        method = _cheaper(device, x, kernel, fillvalue, shape)
     if method == "fft":
         y = _by_fft(device, x, kernel, places, fillvalue, dtype)
     else:
@@ -160,7 +160,7 @@ def _combine(in1, in2, mode, boundary, fillvalue, method, turned):
 
 
 def _output(device, x, shape, dtype):
-    """Memory for the sums; on the CPU, at another place of its page than the picture has of its own.
+    """Memory for the sums; on the CPU, it starts with a line of memory, half a page away from where the picture does.
 
     A core that reads where it has just written must wait for that, and of two places it compares no more than where in
     a page they are.  NumPy lets all large arrays start at the same place of a page, and many pictures' lines are whole
@@ -170,7 +170,8 @@ def _output(device, x, shape, dtype):
     if not isinstance(x, np.ndarray) or count * dtype.itemsize < 16 * PAGE_BYTES:
         return device.empty(shape, dtype)
     memory = device.empty(count + PAGE_BYTES // dtype.itemsize, dtype)
-    start = (x.ctypes.data + PAGE_BYTES // 2 - memory.ctypes.data) % PAGE_BYTES // dtype.itemsize
+    half_a_page_away = (x.ctypes.data + PAGE_BYTES // 2) // LINE_BYTES * LINE_BYTES
+    start = (half_a_page_away - memory.ctypes.data) % PAGE_BYTES // dtype.itemsize
     return memory[start : start + count].reshape(shape)
 
 
@@ -235,17 +236,10 @@ def _places(extent, cells, mode, boundary, turned):
     return places.astype(np.int32)
 
 
-def _cheaper(device, x, kernel, places, fillvalue, shape):
+def _cheaper(device, x, kernel, fillvalue, shape):
     """The method by the estimate of `gpuconv.signal.method`."""
-    extended_size, dtype = places[0].size * places[1].size, fillvalue.dtype
-    if dtype.kind in "iu" or not np.isfinite(fillvalue):
-        return "direct"
-    outputs, transforms = shape[0] * shape[1], _transforms(device, shape, kernel.shape, dtype)
-    if transforms is not None:
-        prefers_fft = outputs * kernel.size > transforms.cost(shape, kernel.shape, dtype)
-    else:
-        prefers_fft = methods.prefers_fft(2, outputs, kernel.size, extended_size, dtype)
-    if not prefers_fft:
+    dtype = fillvalue.dtype
+    if dtype.kind in "iu" or not _prefers_fft(device, shape, kernel.shape, dtype) or not np.isfinite(fillvalue):
         return "direct"
     try:
         library, _ = _toolbox(device)
@@ -255,9 +249,19 @@ def _cheaper(device, x, kernel, places, fillvalue, shape):
     return "fft" if finite else "direct"
 
 
+@functools.lru_cache(maxsize=256)
+def _prefers_fft(device, outputs, cells, dtype):
+    """Whether transforms are estimated to cost less."""
+    transforms = _transforms(device, outputs, cells, dtype)
+    if transforms is not None:
+        return math.prod(outputs) * math.prod(cells) > transforms.cost(outputs, cells, dtype)
+    extended_size = math.prod(count + reach - 1 for count, reach in zip(outputs, cells, strict=True))
+    return methods.prefers_fft(2, math.prod(outputs), math.prod(cells), extended_size, dtype)
+
+
 def _by_fft(device, x, kernel, places, fillvalue, dtype):
     """The sums of `correlate_image`, by Fourier transforms; an array of the device."""
-    outputs = [axis.size - cells + 1 for axis, cells in zip(places, kernel.shape, strict=True)]
+    outputs = tuple(axis.size - cells + 1 for axis, cells in zip(places, kernel.shape, strict=True))
     transforms = _transforms(device, outputs, kernel.shape, dtype)
     if transforms is not None:
         y = device.empty(outputs, dtype)

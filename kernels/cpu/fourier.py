@@ -28,8 +28,8 @@ there one by one, nothing is ever sorted.  As many lines as a vector has lanes a
       v
     turned squares again, a strip of columns: back along the rows, into part, and from there into y
 
-For a period of 128, part, tile and the kernel's transform take 400 KB in float32.  Passes are bound by the stores: a
-pass reads and writes each number once, for about seven additions and multiplications.
+For a period of 128, part, tile and the kernel's transform take 400 KB in float32: the second-level cache.  A pass loads
+and stores each complex number once, for seven additions and multiplications.
 
 Rounding errors are relative to the largest sums of the two blocks, not to each sum; NaN and infinities spread over
 both blocks.
@@ -77,12 +77,12 @@ def cost(outputs, cells, dtype):
     return START + STEP * (blocks + blocks % 2 + 1) * math.prod(periods) * sum(map(_steps, periods))
 
 
+@functools.lru_cache(maxsize=256)
 def _periods(outputs, cells, dtype):
     """Rows and columns of a block."""
     return [_period(count, reach, lanes(dtype)) for count, reach in zip(outputs, cells, strict=True)]
 
 
-@functools.lru_cache(maxsize=256)
 def _period(outputs, cells, least):
     """The power of two for which the blocks of all outputs cost least."""
     one_block = 1 << (outputs + cells - 2).bit_length()
@@ -121,7 +121,8 @@ def correlate_image(x, rows, columns, fillvalue, kernel, y):
     step = width + line  # lines that are a power of two apart would compete for the same places of the cache
     part, tile, strip = height * step, 2 * height * width, 2 * height * lanes(y.dtype)
     size = 2 * part + tile + strip
-    scratch = workspace(tile + WORKERS * size, y.dtype)
+    pairs = (math.prod(map(_blocks, y.shape, kernel.shape, (height, width))) + 1) // 2
+    scratch = workspace(tile + min(pairs, WORKERS) * size, y.dtype)
     _correlate(
         x, rows, columns, y.dtype.type(fillvalue), kernel, y, height, width, step, size, scratch,
         _turns(height, y.dtype), _turns(width, y.dtype),

@@ -42,7 +42,7 @@ from .builders import keep_loop, multiply_add, spread
 from .compiling import INNER
 from .simd import REGISTER_BYTES, WIDE_ROWS, lanes_of
 from .threads import WORKERS, share
-from .workspace import workspace
+from .workspace import LINE_BYTES, workspace
 
 # Shape of a tile.  Processors with 32 vector registers, which are those whose tiles of products are taller, hold four
 # vectors in a row; 16 registers hold two.
@@ -93,15 +93,24 @@ def _whole(count, step):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _correlate(x, rows, columns, fillvalue, weights, y, height, width, step, size, scratch, tiled, by_line):
+    run = _longest_run(columns)
+    # Where lines of memory start in every row of y: so many columns from one to the next, from this column on.  A store
+    # across two lines takes twice as long.
+    grain = LINE_BYTES // y.itemsize if y.shape[1] * y.itemsize % LINE_BYTES == 0 else 1
+    line_start = -y.ctypes.data % LINE_BYTES // y.itemsize
     tasks = -(-y.shape[0] // height) * -(-y.shape[1] // width)
-    arguments = (x, rows, columns, fillvalue, weights, y, height, width, step, size, scratch, tiled, by_line)
+    arguments = (
+        x, rows, columns, run, fillvalue, weights, y, height, width, step, size, scratch, grain, line_start,
+        tiled, by_line,
+    )  # fmt: skip
     share(_correlate_blocks, arguments, tasks, y.size * weights.size)
 
 
 @njit(**INNER)
 def _correlate_blocks(
-    first, last, worker, x, rows, columns, fillvalue, weights, y, height, width, step, size, scratch, tiled, by_line
-):
+    first, last, worker, x, rows, columns, run, fillvalue, weights, y, height, width, step, size, scratch,
+    grain, line_start, tiled, by_line,
+):  # fmt: skip
     own = scratch[worker * size : (worker + 1) * size]
     kernel_width, kernel_height = weights.shape
     beside = -(-y.shape[1] // width)
@@ -112,7 +121,7 @@ def _correlate_blocks(
         # Columns `begin .. stop - 1` are summed where their pixels lie, the others beside them from a copy.
         begin = stop = end
         if tiled is not None:
-            begin, stop = _sum_in_place(x, part_rows, columns, weights, y, i, j, bottom, end)
+            begin, stop = _sum_in_place(x, part_rows, columns, run, weights, y, i, j, bottom, end, grain, line_start)
         for left, right in ((j, begin), (stop, end)):
             if left < right:
                 copy_part(x, part_rows, columns[left : right + kernel_width - 1], fillvalue, own, step)
@@ -175,32 +184,28 @@ def _sum_lines(part, step, weights, y, i, j, height, width):
 
 
 @njit(**INNER)
-def _sum_in_place(x, rows, columns, weights, y, top, left, bottom, right):
+def _sum_in_place(x, rows, columns, run, weights, y, top, left, bottom, right, grain, line_start):
     """The columns of a block that can be summed without a copy, and are: the first, and the one after the last.
 
-    The last tiles of the block, and of a line, end with it, and so may overlap those before.  Sums of several bands
-    must not be computed twice.
+    They are whole tiles, and start with a line of memory where one starts every `grain` columns.  The last tiles of the
+    block end with it, and so may overlap those above: sums of several bands must not be computed twice.
     """
     kernel_width, kernel_height = weights.shape
-    if kernel_height > SHORT or weights.size > CHAIN or bottom - top < SHORT_ROWS:
-        return right, right
     first, stop = _longest_run(rows)
-    if stop - first < rows.size:
+    lanes = VECTORS * lanes_of(y)
+    begin = max(left, run[0])
+    begin += (line_start - begin) % grain
+    tiles = (min(right, run[1] - kernel_width + 1) - begin) // lanes
+    if tiles <= 0 or stop - first < rows.size or bottom - top < SHORT_ROWS:
         return right, right
-    first, stop = _longest_run(columns[left : right + kernel_width - 1])
-    begin, width, lanes = left + first, stop - first - (kernel_width - 1), VECTORS * lanes_of(y)
-    if width < lanes:
+    if kernel_height > SHORT or weights.size > CHAIN:
         return right, right
     source, target = x.reshape(-1), y.reshape(-1)
     for line in range(top, bottom, SHORT_ROWS):
         row = min(line, bottom - SHORT_ROWS)
-        x_place = np.int64(rows[row - top]) * x.shape[1] + columns[begin]
-        y_place = row * y.shape[1] + begin
-        _sum_bands(weights, source, x_place, x.shape[1], target, y_place, y.shape[1], width // lanes)
-        if width % lanes:
-            back = width - lanes
-            _sum_bands(weights, source, x_place + back, x.shape[1], target, y_place + back, y.shape[1], 1)
-    return begin, begin + width
+        place = np.int64(rows[row - top]) * x.shape[1] + columns[begin]
+        _sum_bands(weights, source, place, x.shape[1], target, row * y.shape[1] + begin, y.shape[1], tiles)
+    return begin, begin + tiles * lanes
 
 
 @njit(**INNER)
