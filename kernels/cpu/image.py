@@ -94,8 +94,8 @@ def _whole(count, step):
 @njit(cache=True, nogil=True, error_model="numpy")
 def _correlate(x, rows, columns, fillvalue, weights, y, height, width, step, size, scratch, tiled, by_line):
     run = _longest_run(columns)
-    # Where lines of memory start in every row of y: so many columns from one to the next, from this column on.  A store
-    # across two lines takes twice as long.
+    # Where lines of memory start in every row of y: so many columns from one to the next, from this column on.  Tiles
+    # that start there store whole lines.
     grain = LINE_BYTES // y.itemsize if y.shape[1] * y.itemsize % LINE_BYTES == 0 else 1
     line_start = -y.ctypes.data % LINE_BYTES // y.itemsize
     tasks = -(-y.shape[0] // height) * -(-y.shape[1] // width)
