@@ -11,7 +11,7 @@ import pytest
 import scipy.integrate
 import scipy.linalg
 import scipy.signal
-from gpuconv.kernels.cpu import image
+from gpuconv.kernels.cpu import fourier, image
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from support import seeds, tolerance
@@ -196,8 +196,26 @@ def test_large_pictures(name, dtype, monkeypatch):
     for boundary in BOUNDARIES:
         for method in METHODS:
             assert_same_as_scipy(name, a, b, "same", boundary, 0, method)
-    # 'auto' transforms what is costly: of these sizes, only what is not summed in vector registers; never integers.
-    assert len(transformed) == (6 if dtype == "complex64" else 3)
+    assert len(transformed) == (3 if dtype == "int32" else 6), "'auto' transforms what is costly, but never integers"
+
+
+# Pictures of one block and of several, odd numbers of them too, in both directions; periods are powers of two, and
+# an even or an odd number of digits makes other passes of the transforms.
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cells", [(1, 1), (3, 60), (33, 2), (20, 17)])
+@pytest.mark.parametrize("shape", [(60, 61), (140, 300), (1, 700)])
+def test_blocks_of_transforms(dtype, cells, shape):
+    a, b = numbers(0, shape, dtype), numbers(1, cells, dtype)
+    for mode, boundary in (("same", "fill"), ("full", "wrap")):
+        assert_same_as_scipy("correlate2d", a, b, mode, boundary, 3, "fft")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_blocks_too_large_for_the_kernel(dtype, monkeypatch):
+    monkeypatch.setattr(fourier, "LARGEST", 0)
+    monkeypatch.setattr(fourier, "correlate_image", None)
+    a, b = numbers(0, (41, 75), dtype), numbers(1, (7, 5), dtype)
+    assert_same_as_scipy("correlate2d", a, b, "same", "symm", 0, "fft")
 
 
 def test_auto_takes_direct_sums_for_small_kernels(monkeypatch):
@@ -227,6 +245,17 @@ def test_tiles_and_their_edges(seed, shape, kernel_shape, dtype, mode, boundary)
     assume(mode != "valid" or all(extent >= cells for extent, cells in zip(shape, kernel_shape, strict=True)))
     a, b = numbers(seed, shape, dtype), numbers(seed + 1, kernel_shape, dtype)
     assert_same_as_scipy("correlate2d", a, b, mode, boundary, 1, "direct")
+
+
+# Inner blocks of short kernels are read where they lie, in pictures whose rows are whole lines of memory and others.
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kernel_shape", [(1, 1), (3, 3), (4, 20), (7, 2)])
+@pytest.mark.parametrize("shape", [(75, 128), (52, 131), (31, 40)])
+def test_pixels_read_where_they_lie(dtype, kernel_shape, shape, monkeypatch):
+    monkeypatch.setattr(pictures, "PAGE_BYTES", 256)  # sums of small pictures are placed as those of large ones
+    for boundary in BOUNDARIES:
+        a, b = numbers(0, shape, dtype), numbers(1, kernel_shape, dtype)
+        assert_same_as_scipy("correlate2d", a, b, "same", boundary, 2, "direct")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "complex64"])

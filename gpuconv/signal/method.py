@@ -9,9 +9,13 @@ cheaper of the two by this estimate::
 Both constants are in multiply-adds: what a transform costs before it begins, and its step.  They are large where the
 direct sum is fast, which it is for pictures of real numbers, summed in vector registers.  Measured on the CPU, with one
 thread and two: pictures of 64 to 2048 pixels a side with kernels of 5 to 63, sequences of 1000 to 500,000 numbers with
-50 to 900 weights.  They serve for CUDA as well, where they have not been measured.  The direct sum is always taken for
-integers, whose direct sums are exact, for NaN and infinities, which a transform would spread over the whole result, and
-on CUDA where CuPy is not installed.
+50 to 900 weights.  They serve for CUDA as well, where they have not been measured.
+
+Pictures of real numbers are transformed on the CPU by a kernel of its own, unless blocks must be larger than 512 x 512;
+`gpuconv.kernels.cpu.fourier.cost` estimates that in the same unit from the blocks themselves.
+
+The direct sum is always taken for integers, whose direct sums are exact, for NaN and infinities, which a transform
+would spread over the whole result, and on CUDA where CuPy is not installed.
 """
 
 import math

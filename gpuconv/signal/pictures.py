@@ -6,6 +6,7 @@ turned by 180 degrees.
 
 import functools
 import itertools
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +18,9 @@ from .operands import MODES, pair
 
 # Outputs of a block of Fourier transforms along one axis, unless the kernel is large.
 BLOCK = 384
+
+# Of memory: places that differ by a multiple of it are the same to a core that looks for writes under way.
+PAGE_BYTES, LINE_BYTES = 4096, 64
 
 BOUNDARIES = {"fill": "fill", "wrap": "wrap", "circular": "wrap", "symm": "symm", "symmetric": "symm"}
 
@@ -44,8 +48,8 @@ def correlate2d(in1, in2, mode="full", boundary="fill", fillvalue=0, method="aut
     fillvalue : number, default 0
     method : {'auto', 'direct', 'fft'}, default 'auto'
         'direct' adds products.  'fft' multiplies Fourier transforms, block by block where the picture is much larger
-        than the kernel (overlap-save with SciPy's transforms on the CPU; `oaconvolve` of CuPy on CUDA); its errors
-        are relative to the largest sums.  'auto' estimates the cost: see `gpuconv.signal.method`.
+        than the kernel (overlap-save on the CPU, `oaconvolve` of CuPy on CUDA); its errors are relative to the largest
+        sums.  'auto' estimates the cost: see `gpuconv.signal.method`.
 
     Returns
     -------
@@ -143,16 +147,32 @@ def _combine(in1, in2, mode, boundary, fillvalue, method, turned):
         x, kernel = device.from_host(x), device.from_host(kernel)
     shape = tuple(axis.size - cells + 1 for axis, cells in zip(places, kernel.shape, strict=True))
     if method == "auto":
-        method = _cheaper(device, x, kernel, places, fillvalue, shape)
+        method = _cheaper(device, x, kernel, fillvalue, shape)
     if method == "fft":
         y = _by_fft(device, x, kernel, places, fillvalue, dtype)
     else:
-        y = device.empty(shape, dtype)
+        y = _output(device, x, shape, dtype)
         rows, columns = (device.from_host(axis) for axis in places)
         device.correlate_image(x, rows, columns, fillvalue, kernel, y)
     if on_gpu:
         return borrowed.give_back(y)
     return y if isinstance(y, np.ndarray) else device.to_host(y)
+
+
+def _output(device, x, shape, dtype):
+    """Memory for the sums; on the CPU, it starts with a line of memory, half a page away from where the picture does.
+
+    A core that reads where it has just written must wait for that, and of two places it compares no more than where in
+    a page they are.  NumPy lets all large arrays start at the same place of a page, and many pictures' lines are whole
+    pages.
+    """
+    count = math.prod(shape)
+    if not isinstance(x, np.ndarray) or count * dtype.itemsize < 16 * PAGE_BYTES:
+        return device.empty(shape, dtype)
+    memory = device.empty(count + PAGE_BYTES // dtype.itemsize, dtype)
+    half_a_page_away = (x.ctypes.data + PAGE_BYTES // 2) // LINE_BYTES * LINE_BYTES
+    start = (half_a_page_away - memory.ctypes.data) % PAGE_BYTES // dtype.itemsize
+    return memory[start : start + count].reshape(shape)
 
 
 def _fillvalue(value, dtype):
@@ -216,12 +236,10 @@ def _places(extent, cells, mode, boundary, turned):
     return places.astype(np.int32)
 
 
-def _cheaper(device, x, kernel, places, fillvalue, shape):
+def _cheaper(device, x, kernel, fillvalue, shape):
     """The method by the estimate of `gpuconv.signal.method`."""
-    extended_size, dtype = places[0].size * places[1].size, fillvalue.dtype
-    if dtype.kind in "iu" or not np.isfinite(fillvalue):
-        return "direct"
-    if not methods.prefers_fft(2, shape[0] * shape[1], kernel.size, extended_size, dtype):
+    dtype = fillvalue.dtype
+    if dtype.kind in "iu" or not _prefers_fft(device, shape, kernel.shape, dtype) or not np.isfinite(fillvalue):
         return "direct"
     try:
         library, _ = _toolbox(device)
@@ -231,8 +249,24 @@ def _cheaper(device, x, kernel, places, fillvalue, shape):
     return "fft" if finite else "direct"
 
 
+@functools.lru_cache(maxsize=256)
+def _prefers_fft(device, outputs, cells, dtype):
+    """Whether transforms are estimated to cost less."""
+    transforms = _transforms(device, outputs, cells, dtype)
+    if transforms is not None:
+        return math.prod(outputs) * math.prod(cells) > transforms.cost(outputs, cells, dtype)
+    extended_size = math.prod(count + reach - 1 for count, reach in zip(outputs, cells, strict=True))
+    return methods.prefers_fft(2, math.prod(outputs), math.prod(cells), extended_size, dtype)
+
+
 def _by_fft(device, x, kernel, places, fillvalue, dtype):
     """The sums of `correlate_image`, by Fourier transforms; an array of the device."""
+    outputs = tuple(axis.size - cells + 1 for axis, cells in zip(places, kernel.shape, strict=True))
+    transforms = _transforms(device, outputs, kernel.shape, dtype)
+    if transforms is not None:
+        y = device.empty(outputs, dtype)
+        transforms.correlate_image(x, *places, fillvalue, kernel, y)
+        return y
     library, oaconvolve = _toolbox(device)
     if oaconvolve is None:
         return _by_blocks(x, kernel, places, fillvalue, dtype)
@@ -247,8 +281,17 @@ def _by_fft(device, x, kernel, places, fillvalue, dtype):
     return cuda.as_cuda_array(library.ascontiguousarray(y))
 
 
+def _transforms(device, outputs, cells, dtype):
+    """The CPU's kernel of Fourier transforms; None where there is none for such pictures."""
+    if device is not devices.module("cpu"):
+        return None
+    from ..kernels.cpu import fourier
+
+    return fourier if fourier.usable(outputs, cells, dtype) else None
+
+
 def _by_blocks(x, kernel, places, fillvalue, dtype):
-    """`_by_fft` on the CPU, block by block (overlap-save).
+    """`_by_fft` on the CPU by SciPy's transforms, block by block (overlap-save), for any type and size.
 
     The product of two transforms belongs to the convolution of two periodic pictures.  What the period spoils are the
     first rows and columns of a block, as many as the kernel has but one; the rest is kept.  A block reads its part of

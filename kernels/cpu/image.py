@@ -7,10 +7,6 @@
 X is the picture x continued beyond its edges: ``X[p, q] = x[rows[p], columns[q]]``, and `fillvalue` where
 rows[p] or columns[q] is -1.  So two vectors of indices hold every boundary: zeros, wrapped, mirrored.
 
-A task is a block of outputs.  It first copies the part of X that its sums read into scratch memory of its worker, which
-stays in the second-level cache: X is never made as a whole, edges cost nothing where there are none, and pictures whose
-lines are a power of two apart do not compete for the same places of the cache.
-
 float32 and float64 are computed in tiles of sums in registers, as `simd` describes, with the parts exchanged: the
 matrix that is read from end to end is the picture, and the Toeplitz matrix is that of the kernel.  A row of pixels
 serves all rows of the tile, each with another row of the kernel::
@@ -24,6 +20,16 @@ serves all rows of the tile, each with another row of the kernel::
 
 The first and the last five rows of pixels meet only some rows of the tile, where r - p is a row of the kernel.  Nothing
 is multiplied by the zeros that fill up that matrix: besides the time, zero times infinity would be NaN.
+
+Kernels of up to `SHORT` rows have tiles of four rows instead of six, which leaves registers for a whole column of the
+kernel: its weights are spread once for all rows of pixels.
+
+A task is a block of outputs.  Where a kernel is short and the block's pixels lie in the picture as they do in X, they
+are read where they are: for 3 x 3 cells there is so little to compute that reading and writing the picture is the
+bound, and pixels come from memory while others are multiplied.  Everything else (edges, tall kernels, other dtypes)
+is first copied into scratch memory of the task's worker, which stays in the second-level cache: X is never made as a
+whole, and the many lines that a tall kernel sees do not compete for the same places of the cache where pictures' lines
+are a power of two apart.
 """
 
 import numpy as np
@@ -34,14 +40,18 @@ from numba.extending import intrinsic
 
 from .builders import keep_loop, multiply_add, spread
 from .compiling import INNER, KERNEL
-from .simd import REGISTER_BYTES, WIDE_ROWS
+from .simd import REGISTER_BYTES, WIDE_ROWS, lanes_of
 from .threads import WORKERS, share
-from .workspace import workspace
+from .workspace import LINE_BYTES, workspace
 
 # Shape of a tile.  Processors with 32 vector registers, which are those whose tiles of products are taller, hold four
 # vectors in a row; 16 registers hold two.
 ROWS = 6
 VECTORS = 4 if WIDE_ROWS > ROWS else 2
+
+# Rows of the largest kernel that has tiles of its own, whose shape leaves registers for a column of it.
+SHORT = 7
+SHORT_ROWS = 4
 
 # Least rows of a block of outputs, and the bytes of its part of X, which fits in the second-level cache.  Within that,
 # blocks are as wide as may be: long lines are copied fast.
@@ -69,7 +79,11 @@ def correlate_image(x, rows, columns, fillvalue, kernel, y):
     step = _whole(width + kernel.shape[1] - 1, 2 * line) + line
     size = (height + kernel.shape[0] - 1) * step + ROWS * lanes
     scratch = workspace(WORKERS * size, y.dtype)
-    _correlate(x, rows, columns, y.dtype.type(fillvalue), kernel, y, height, width, step, size, scratch, tiled, by_line)
+    # A column of the kernel is what tiles read together.
+    weights = np.ascontiguousarray(kernel.T)
+    _correlate(
+        x, rows, columns, y.dtype.type(fillvalue), weights, y, height, width, step, size, scratch, tiled, by_line
+    )
 
 
 def _whole(count, step):
@@ -78,33 +92,61 @@ def _whole(count, step):
 
 
 @njit(**KERNEL)
-def _correlate(x, rows, columns, fillvalue, kernel, y, height, width, step, size, scratch, tiled, by_line):
+def _correlate(x, rows, columns, fillvalue, weights, y, height, width, step, size, scratch, tiled, by_line):
+    run = _longest_run(columns)
+    # Where lines of memory start in every row of y: so many columns from one to the next, from this column on.  Tiles
+    # that start there store whole lines.
+    grain = LINE_BYTES // y.itemsize if y.shape[1] * y.itemsize % LINE_BYTES == 0 else 1
+    line_start = -y.ctypes.data % LINE_BYTES // y.itemsize
     tasks = -(-y.shape[0] // height) * -(-y.shape[1] // width)
-    arguments = (x, rows, columns, fillvalue, kernel, y, height, width, step, size, scratch, tiled, by_line)
-    share(_correlate_blocks, arguments, tasks, y.size * kernel.size)
+    arguments = (
+        x, rows, columns, run, fillvalue, weights, y, height, width, step, size, scratch, grain, line_start,
+        tiled, by_line,
+    )  # fmt: skip
+    share(_correlate_blocks, arguments, tasks, y.size * weights.size)
 
 
 @njit(**INNER)
 def _correlate_blocks(
-    first, last, worker, x, rows, columns, fillvalue, kernel, y, height, width, step, size, scratch, tiled, by_line
-):
+    first, last, worker, x, rows, columns, run, fillvalue, weights, y, height, width, step, size, scratch,
+    grain, line_start, tiled, by_line,
+):  # fmt: skip
     own = scratch[worker * size : (worker + 1) * size]
+    kernel_width, kernel_height = weights.shape
     beside = -(-y.shape[1] // width)
     for task in range(first, last):
         i, j = task // beside * height, task % beside * width
-        block_height, block_width = min(height, y.shape[0] - i), min(width, y.shape[1] - j)
-        _copy_part(
-            x, rows[i : i + block_height + kernel.shape[0] - 1], columns[j : j + block_width + kernel.shape[1] - 1],
-            fillvalue, own, step,
-        )  # fmt: skip
+        bottom, end = min(i + height, y.shape[0]), min(j + width, y.shape[1])
+        part_rows = rows[i : bottom + kernel_height - 1]
+        # Columns `begin .. stop - 1` are summed where their pixels lie, the others beside them from a copy.
+        begin = stop = end
         if tiled is not None:
-            _sum_tiles(own, step, kernel, y, i, j, block_height, block_width)
-        if by_line is not None:
-            _sum_lines(own, step, kernel, y, i, j, block_height, block_width)
+            begin, stop = _sum_in_place(x, part_rows, columns, run, weights, y, i, j, bottom, end, grain, line_start)
+        for left, right in ((j, begin), (stop, end)):
+            if left < right:
+                copy_part(x, part_rows, columns[left : right + kernel_width - 1], fillvalue, own, step)
+                if tiled is not None:
+                    _sum_tiles(own, step, weights, y, i, left, bottom - i, right - left)
+                if by_line is not None:
+                    _sum_lines(own, step, weights, y, i, left, bottom - i, right - left)
 
 
 @njit(**INNER)
-def _copy_part(x, rows, columns, fillvalue, part, step):
+def _longest_run(places):
+    """Where the longest run of places begins and stops that lie next to each other in the picture, one by one."""
+    begin = stop = start = 0
+    for k in range(places.size):
+        if places[k] < 0:
+            start = k + 1
+        elif k > start and places[k] != places[k - 1] + 1:
+            start = k
+        if k + 1 - start > stop - begin:
+            begin, stop = start, k + 1
+    return begin, stop
+
+
+@njit(**INNER)
+def copy_part(x, rows, columns, fillvalue, part, step):
     """Copy a part of the continued picture, by runs of columns that lie next to each other in x too."""
     source = x.reshape(-1)
     start = 0
@@ -127,14 +169,14 @@ def _copy_part(x, rows, columns, fillvalue, part, step):
 
 
 @njit(**INNER)
-def _sum_lines(part, step, kernel, y, i, j, height, width):
+def _sum_lines(part, step, weights, y, i, j, height, width):
     """Sums of any dtype: the innermost loop runs along a line of X and of y, and becomes vector instructions."""
     for line in range(height):
         total = y[i + line, j : j + width]
         total[:] = 0
-        for a in range(kernel.shape[0]):
-            for b in range(kernel.shape[1]):
-                weight = kernel[a, b]
+        for a in range(weights.shape[1]):
+            for b in range(weights.shape[0]):
+                weight = weights[b, a]
                 place = (line + a) * step + b
                 shifted = part[place : place + width]
                 for k in range(width):
@@ -142,75 +184,131 @@ def _sum_lines(part, step, kernel, y, i, j, height, width):
 
 
 @njit(**INNER)
-def _sum_tiles(part, step, kernel, y, i, j, height, width):
-    """Sums of float32 or float64, tile by tile; a tile that would reach beyond the block goes through scratch."""
-    lanes = VECTORS * REGISTER_BYTES // y.itemsize
-    weights, target = kernel.reshape(-1), y.reshape(-1)
-    beside = part.size - ROWS * lanes
-    for line in range(0, height, ROWS):
-        for column in range(0, width, lanes):
-            x_place, y_place = line * step + column, (i + line) * y.shape[1] + j + column
-            if line + ROWS <= height and column + lanes <= width:
-                _sum_tile(weights, kernel.shape[0], kernel.shape[1], part, x_place, step, target, y_place, y.shape[1])
-            else:
-                _sum_tile(weights, kernel.shape[0], kernel.shape[1], part, x_place, step, part, beside, lanes)
-                for p in range(min(ROWS, height - line)):
-                    for k in range(min(lanes, width - column)):
-                        target[y_place + p * y.shape[1] + k] = part[beside + p * lanes + k]
+def _sum_in_place(x, rows, columns, run, weights, y, top, left, bottom, right, grain, line_start):
+    """The columns of a block that can be summed without a copy, and are: the first, and the one after the last.
+
+    They are whole tiles, and start with a line of memory where one starts every `grain` columns.  The last tiles of the
+    block end with it, and so may overlap those above: sums of several bands must not be computed twice.
+    """
+    kernel_width, kernel_height = weights.shape
+    first, stop = _longest_run(rows)
+    lanes = VECTORS * lanes_of(y)
+    begin = max(left, run[0])
+    begin += (line_start - begin) % grain
+    tiles = (min(right, run[1] - kernel_width + 1) - begin) // lanes
+    if tiles <= 0 or stop - first < rows.size or bottom - top < SHORT_ROWS:
+        return right, right
+    if kernel_height > SHORT or weights.size > CHAIN:
+        return right, right
+    source, target = x.reshape(-1), y.reshape(-1)
+    for line in range(top, bottom, SHORT_ROWS):
+        row = min(line, bottom - SHORT_ROWS)
+        place = np.int64(rows[row - top]) * x.shape[1] + columns[begin]
+        _sum_bands(weights, source, place, x.shape[1], target, row * y.shape[1] + begin, y.shape[1], tiles)
+    return begin, begin + tiles * lanes
 
 
 @njit(**INNER)
-def _sum_tile(weights, height, width, x, x_place, x_step, y, y_place, y_step):
-    """One tile; kernels of more cells than `CHAIN` are cut into bands of rows."""
-    bands = min((height * width + CHAIN - 1) // CHAIN, height)
+def _sum_tiles(part, step, weights, y, i, j, height, width):
+    """Sums of float32 or float64 from a copy; tiles that would reach beyond the block go through scratch."""
+    lanes = VECTORS * lanes_of(y)
+    target = y.reshape(-1)
+    beside = part.size - ROWS * lanes
+    rows = SHORT_ROWS if _is_short(weights) else ROWS
+    for line in range(0, height, rows):
+        tiles = width // lanes if line + rows <= height else 0
+        place = (i + line) * y.shape[1] + j
+        _sum_bands(weights, part, line * step, step, target, place, y.shape[1], tiles)
+        for column in range(tiles * lanes, width, lanes):
+            _sum_bands(weights, part, line * step + column, step, part, beside, lanes, 1)
+            for p in range(min(rows, height - line)):
+                for k in range(min(lanes, width - column)):
+                    target[place + column + p * y.shape[1] + k] = part[beside + p * lanes + k]
+
+
+@njit(**INNER)
+def _bands(weights):
+    """Into how many bands of rows a kernel is cut: one, unless it has more than `CHAIN` cells."""
+    return min((weights.size + CHAIN - 1) // CHAIN, weights.shape[1])
+
+
+@njit(**INNER)
+def _is_short(weights):
+    """Whether all bands of the kernel are short."""
+    return weights.shape[1] <= SHORT * _bands(weights)
+
+
+@njit(**INNER)
+def _sum_bands(weights, x, x_place, x_step, y, y_place, y_step, tiles):
+    """So many tiles beside each other."""
+    bands = _bands(weights)
+    short = _is_short(weights)
+    width, height = weights.shape
     for band in range(bands):
         first = height * band // bands
         count = height * (band + 1) // bands - first
-        start, place = first * width, x_place + first * x_step
-        if count == 1:
-            _tile_1(weights, start, count, width, x, place, x_step, y, y_place, y_step, band > 0)
+        strip = (weights.reshape(-1), first, height, count, width, x, x_place + first * x_step, x_step)
+        into = (y, y_place, y_step, tiles, band > 0)
+        if not short:
+            _tall_tiles(*strip, *into)
+        elif count == 1:
+            _tiles_1(*strip, *into)
         elif count == 2:
-            _tile_2(weights, start, count, width, x, place, x_step, y, y_place, y_step, band > 0)
+            _tiles_2(*strip, *into)
         elif count == 3:
-            _tile_3(weights, start, count, width, x, place, x_step, y, y_place, y_step, band > 0)
+            _tiles_3(*strip, *into)
         elif count == 4:
-            _tile_4(weights, start, count, width, x, place, x_step, y, y_place, y_step, band > 0)
+            _tiles_4(*strip, *into)
+        elif count == 5:
+            _tiles_5(*strip, *into)
+        elif count == 6:
+            _tiles_6(*strip, *into)
         else:
-            _tall_tile(weights, start, count, width, x, place, x_step, y, y_place, y_step, band > 0)
+            _tiles_7(*strip, *into)
 
 
-def _tile(low):
-    """The intrinsic for the tile of kernels with `low` rows; None: for all with ROWS - 1 or more."""
+def _tiles(short):
+    """The intrinsic for tiles of kernels with `short` rows; None: for all with more than `SHORT`, nearly."""
+    tile_rows = SHORT_ROWS if short else ROWS
 
     @intrinsic
-    def tile(typing, weights, start, height, width, x, x_place, x_step, y, y_place, y_step, add):
-        """``y[p, lane] = sum_{a, b} x[p + a, lane + b] weights[a, b]`` for the rows and lanes of a tile.
+    def tiles(
+        typing, weights, start, column_step, height, width, x, x_place, x_step, y, y_place, y_step, count, add
+    ):  # fmt: skip
+        """``y[p, lane] = sum_{a, b} x[p + a, lane + b] weights[b, a]`` for the rows and lanes of tiles in a line.
 
         Parameters
         ----------
         weights, x, y : contiguous one-dimensional arrays of float32 or float64
         start, x_place, y_place : int
-            Where the kernel, the tile's pixels and its sums start.
+            Where the kernel, the first tile's pixels and its sums start.
+        column_step : int
+            From column to column of the kernel; its rows are next to each other.
         height, width : int
-            Rows and columns of the kernel.
+            Rows and columns of the kernel; no fewer than ``ROWS - 1`` rows for tall kernels.
         x_step, y_step : int
             From row to row.
+        count : int
+            Number of tiles.
         add : bool
             Add to y instead of writing it.
         """
         place = types.intp
-        signature = types.void(weights, place, place, place, x, place, place, y, place, place, types.boolean)
+        signature = types.void(
+            weights, place, place, place, place, x, place, place, y, place, place, place, types.boolean
+        )  # fmt: skip
 
         def code(context, builder, signature, arguments):
             weights, x, y = (
-                context.make_array(signature.args[n])(context, builder, arguments[n]).data for n in (0, 4, 7)
+                context.make_array(signature.args[n])(context, builder, arguments[n]).data for n in (0, 5, 8)
             )
-            _, start, height, width, _, x_place, x_step, _, y_place, y_step, add = arguments
+            _, start, column_step, height, width, _, x_place, x_step, _, y_place, y_step, count, add = arguments
             dtype = signature.args[0].dtype
             vectors = _Vectors(builder, context.get_value_type(dtype), dtype.bitwidth // 8)
             # Sums live in memory as far as this code is concerned; LLVM moves them into registers.
             zero = ir.Constant(vectors.kind, [0.0] * vectors.kind.count)
-            sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(VECTORS)] for _ in range(ROWS)]
+            sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(VECTORS)] for _ in range(tile_rows)]
+            top = ir.Constant(_I64, 0)
 
             def rows(pointer, place, step, base, numbers):
                 """Where rows start, by their numbers, which count from `base`."""
@@ -220,50 +318,52 @@ def _tile(low):
                     found[number] = builder.gep(pointer, [builder.add(place, builder.mul(row, step))])
                 return found
 
-            def sweep(meetings, base):
-                """Along the rows: add what they give where they meet, ``(r, p, a)`` for each meeting.
+            def sweep(meetings, base, column):
+                """Along the rows, from a column on: add what they give where they meet.
 
-                Row r of the pixels and row a of the kernel, both counted from `base`, meet in row p of the sums.
+                Row r of the pixels and row a of the kernel, both counted from `base`, meet in row p of the sums:
+                ``(r, p, a)`` for each meeting.
                 """
                 pixels = rows(x, x_place, x_step, base, (r for r, _, _ in meetings))
-                kernel = rows(weights, start, width, base, (a for _, _, a in meetings))
+                kernel = builder.gep(weights, [builder.add(start, base)])
                 with cgutils.for_range(builder, width, intp=_I64) as loop:
+                    cells = builder.gep(kernel, [builder.mul(loop.index, column_step)])
+                    spread_weights = {
+                        a: spread(builder, builder.load(builder.gep(cells, [ir.Constant(_I64, a)])), vectors.kind.count)
+                        for a in sorted({a for _, _, a in meetings})
+                    }
                     for r, pixel in pixels.items():
-                        values = [vectors.load(pixel, loop.index, n) for n in range(VECTORS)]
+                        values = [vectors.load(pixel, builder.add(column, loop.index), n) for n in range(VECTORS)]
                         for p, a in [(p, a) for row, p, a in meetings if row == r]:
-                            weight = spread(
-                                builder, builder.load(builder.gep(kernel[a], [loop.index])), vectors.kind.count
-                            )
                             for value, total in zip(values, sums[p], strict=True):
-                                builder.store(multiply_add(builder, weight, value, builder.load(total)), total)
+                                added = multiply_add(builder, spread_weights[a], value, builder.load(total))
+                                builder.store(added, total)
                     keep_loop(builder)
 
-            below = ROWS - 1
-            top = ir.Constant(_I64, 0)
-            if low is None:
-                sweep([(a + p, p, a) for p in range(below) for a in range(below - p)], top)
-                step = ir.Constant(_I64, 1)
-                with cgutils.for_range_slice(builder, ir.Constant(_I64, below), height, step, _I64) as (row, _):
-                    sweep([(0, p, -p) for p in range(ROWS)], row)
-                sweep([(r, p, r - p) for r in range(below) for p in range(r + 1, ROWS)], height)
-            else:
-                meetings = [(a + p, p, a) for a in range(low) for p in range(ROWS)]
-                # From three rows on, one loop for all of them has more values than registers.
-                half = (ROWS + low) // 2 if low > 2 else ROWS + low
-                for part in ([m for m in meetings if m[0] < half], [m for m in meetings if m[0] >= half]):
-                    if part:
-                        sweep(part, top)
-
-            for p, target in rows(y, y_place, y_step, top, range(ROWS)).items():
-                for n, total in enumerate(sums[p]):
-                    with builder.if_then(add):
-                        builder.store(builder.fadd(vectors.load(target, top, n), builder.load(total)), total)
-                    vectors.store(builder.load(total), target, n)
+            with cgutils.for_range(builder, count, intp=_I64) as tile:
+                column = builder.mul(tile.index, ir.Constant(_I64, VECTORS * vectors.kind.count))
+                for total in [total for line in sums for total in line]:
+                    builder.store(zero, total)
+                if short:
+                    sweep([(a + p, p, a) for a in range(short) for p in range(tile_rows)], top, column)
+                else:
+                    below = ROWS - 1
+                    sweep([(a + p, p, a) for p in range(below) for a in range(below - p)], top, column)
+                    step = ir.Constant(_I64, 1)
+                    with cgutils.for_range_slice(builder, ir.Constant(_I64, below), height, step, _I64) as (row, _):
+                        sweep([(0, p, -p) for p in range(ROWS)], row, column)
+                    sweep([(r, p, r - p) for r in range(below) for p in range(r + 1, ROWS)], height, column)
+                for p, target in rows(y, y_place, y_step, top, range(tile_rows)).items():
+                    for n, total in enumerate(sums[p]):
+                        with builder.if_then(add):
+                            builder.store(builder.fadd(vectors.load(target, column, n), builder.load(total)), total)
+                        vectors.store(builder.load(total), target, column, n)
+                keep_loop(builder)
             return context.get_dummy_value()
 
         return signature, code
 
-    return tile
+    return tiles
 
 
 class _Vectors:
@@ -281,10 +381,10 @@ class _Vectors:
         """The n-th vector from a column on."""
         return self.builder.load(self._place(row, column, n), align=self.size)
 
-    def store(self, value, row, n):
-        """Write the n-th vector of a row."""
-        self.builder.store(value, self._place(row, ir.Constant(_I64, 0), n), align=self.size)
+    def store(self, value, row, column, n):
+        """Write the n-th vector from a column on."""
+        self.builder.store(value, self._place(row, column, n), align=self.size)
 
 
-_tile_1, _tile_2, _tile_3, _tile_4 = (_tile(low) for low in range(1, ROWS - 1))
-_tall_tile = _tile(None)
+_tiles_1, _tiles_2, _tiles_3, _tiles_4, _tiles_5, _tiles_6, _tiles_7 = map(_tiles, range(1, SHORT + 1))
+_tall_tiles = _tiles(None)

@@ -27,6 +27,9 @@ from .simd import (
     widest_tile,
 )
 
+# Numbers of a B that stays in the first-level cache.
+NEAR = 1 << 12
+
 
 def lanes(dtype):
     """Numbers in a vector register."""
@@ -75,9 +78,22 @@ def product(
         Add to C instead, without bias and floor; its panels may not overlap then.  The vectors of one tile may: all
         their sums are loaded before any is stored.
 
+    A small B is read again for the rows of each tile, so that C is passed through once: where sums have few terms, it
+    is writing them that takes the time.
+
     Callers write ``np.intp(0)`` and ``bool(0)`` for literal zeros: Numba would compile this once more for 0.
     """
     lanes = lanes_of(a)
+    if columns.size * width <= NEAR and width % (2 * lanes) == 0:
+        for row in range(0, rows.size, WIDE_ROWS):
+            for start in range(0, width, 2 * lanes):
+                b_start = b_origin + (start // (2 * lanes) * b_panel if b_panel else start)
+                c_start = c_origin + (start // (2 * lanes) * c_panel if c_panel else start)
+                wide_tile(
+                    a, a_origin, rows, row, columns, b, b_start, b_rows,
+                    bias, start, floor, c, c_start, c_rows, lanes, add,
+                )  # fmt: skip
+        return
     for panel in range((width + 2 * lanes - 1) // (2 * lanes)):
         start = panel_start(panel, width, lanes)
         left = width - start

@@ -25,12 +25,13 @@ from .builders import keep_loop
 from .compiling import INNER
 from .fetching import fetch_to_read
 from .simd import REGISTER_BYTES
+from .workspace import LINE_BYTES
 
 # Results of so many bytes go past the caches: as much as the last-level caches of large processors hold.
 PAST_CACHES = 1 << 25
 
-# Bytes of a line; numbers of a piece, and room for them behind what waits.
-LINE_BYTES, PIECE = 64, 256
+# Numbers of a piece, and room for them behind what waits of a line.
+PIECE = 256
 PIECE_ROOM = PIECE + LINE_BYTES // 4
 
 _I64 = ir.IntType(64)

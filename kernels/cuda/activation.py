@@ -18,7 +18,7 @@ import numpy as np
 
 from . import formulas, tiles, toolkit
 from .lanes import sum_of_lanes
-from .rows import row_of_lane, read_largest, read_powers, read_row, write_row
+from .rows import read_largest, read_powers, read_row, row_of_lane, write_row
 from .toolkit import cuda
 from .vectors import read_part, write_part
 

@@ -14,7 +14,7 @@ import numpy as np
 from . import tiles, toolkit
 from .formulas import inline
 from .lanes import sum_of_lanes
-from .rows import column_of, row_of_lane, read_largest, read_powers, read_row, speaks_for_row, write_row
+from .rows import column_of, read_largest, read_powers, read_row, row_of_lane, speaks_for_row, write_row
 from .toolkit import cuda
 from .vectors import read, write
 

@@ -12,7 +12,7 @@ import numpy as np
 from . import tiles, toolkit
 from .formulas import inline
 from .lanes import exchange, sum_of_lanes
-from .rows import column_of, row_of_lane, read_row, speaks_for_row
+from .rows import column_of, read_row, row_of_lane, speaks_for_row
 from .toolkit import cuda
 from .vectors import read, write
 
