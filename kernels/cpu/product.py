@@ -91,7 +91,7 @@ def product(
                 c_start = c_origin + (start // (2 * lanes) * c_panel if c_panel else start)
                 wide_tile(
                     a, a_origin, rows, row, columns, b, b_start, b_rows,
-                    bias, start, floor, c, c_start, c_rows, lanes, add,
+                    bias, start, floor, c, c_start, c_rows, lanes, lanes, lanes, add,
                 )  # fmt: skip
         return
     for panel in range((width + 2 * lanes - 1) // (2 * lanes)):
