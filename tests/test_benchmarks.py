@@ -10,8 +10,9 @@ import pytest
 
 # The benchmarks are programs of the repository, not part of what is installed.
 sys.path.append(str(Path(__file__).parents[1]))
-cases, cpu, gpu_report, processes, report = (
-    importlib.import_module(f"benchmarks.{name}") for name in ("cases", "cpu", "gpu_report", "processes", "report")
+cases, cpu, gpu_report, ports, processes, report = (
+    importlib.import_module(f"benchmarks.{name}")
+    for name in ("cases", "cpu", "gpu_report", "ports", "processes", "report")
 )
 
 
@@ -264,3 +265,44 @@ def test_tables_of_a_gpu():
     assert "- softmax, gpuconv: no room" in lines
     table = lines[lines.index("## correlation, tf32") :]
     assert "| relu | - | 1.0 us |  | 5.0 TFLOP/s |" in table
+
+
+CODE = """
+kernel:
+\tvmovups\t(%rdi), %ymm0
+.LBB0_1:
+\tvfmadd231ps\t%ymm1, %ymm0, %ymm2
+\tvfmadd231ps\t%ymm1, %ymm0, %ymm3
+\taddq\t$8, %rax
+\tjne\t.LBB0_1
+\tretq
+.LBB0_2:
+\tvaddps\t%ymm1, %ymm2, %ymm3
+\tvaddps\t%ymm1, %ymm4, %ymm5
+\tvaddps\t%ymm1, %ymm6, %ymm7
+\tjmp\t.LBB0_2
+"""
+
+ANALYSED = """Iterations:        200
+Instructions:      800
+Total Cycles:      420
+
+Resources:
+[0]   - LoadUnit
+[1]   - Multiplier
+
+Resource pressure per iteration:
+[0]    [1]
+ -     1.50
+
+"""
+
+
+def test_the_loop_that_multiplies_counts():
+    assert len(list(ports.loops(CODE))) == 2
+    lines = ports.longest(CODE)
+    assert lines.startswith(".LBB0_1:")
+    assert lines.endswith("jne\t.LBB0_1\n")
+    loop = ports.loop_of(lines, ANALYSED)
+    assert loop == (4, 2, 2.1, "Multiplier 1.5")
+    assert "| made up | 4 | 2 | 2.1 | 48% | Multiplier 1.5 |" in ports.table({"made up": loop}, "abacus")
