@@ -77,13 +77,20 @@ def correlate_image(x, rows, columns, fillvalue, kernel, y):
     line = REGISTER_BYTES // y.itemsize
     # An odd number of registers from line to line spreads the lines over the cache.
     step = _whole(width + kernel.shape[1] - 1, 2 * line) + line
-    size = (height + kernel.shape[0] - 1) * step + ROWS * lanes
+    size = scratch_size(height, kernel.shape[0], step, lanes)
     scratch = workspace(WORKERS * size, y.dtype)
     # A column of the kernel is what tiles read together.
     weights = np.ascontiguousarray(kernel.T)
     _correlate(
         x, rows, columns, y.dtype.type(fillvalue), weights, y, height, width, step, size, scratch, tiled, by_line
     )
+
+
+def scratch_size(height, kernel_height, step, lanes):
+    """Numbers of a worker's scratch memory: lines of a block's part of X, `step` apart, and a tile beside them."""
+    # The last tile reads lines below the block, too; more of them where tiles of four rows follow each other.
+    lines = max(_whole(height, rows) for rows in (ROWS, SHORT_ROWS)) + kernel_height - 1
+    return lines * step + ROWS * lanes
 
 
 def _whole(count, step):
