@@ -64,6 +64,16 @@ def test_exponentials_of_float64():
     assert units(computed(exponentials_minus_1, x), np.array([math.expm1(number) for number in x])).max() <= 3
 
 
+@pytest.mark.parametrize(("dtype", "start", "stop"), [(np.float32, 88.0, 91.0), (np.float64, 709.0, 712.0)])
+def test_exponentials_minus_1_overflow_to_infinity(dtype, start, stop):
+    x = np.linspace(start, stop, 1000, dtype=dtype)
+    got = computed(exponentials_minus_1, x)
+    finite = x <= math.log(np.finfo(dtype).max)
+    assert finite.any()
+    assert (got[~finite] == np.inf).all()
+    assert units(got[finite], np.array([math.expm1(number) for number in x[finite]])).max() <= 3
+
+
 @pytest.mark.parametrize("dtype", REAL)
 def test_ends_of_exponentials(dtype):
     lowest = {np.float32: -104.5, np.float64: -746.0}[dtype]
