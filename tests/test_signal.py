@@ -233,6 +233,26 @@ def test_auto_takes_transforms_for_large_kernels(dtype, monkeypatch):
     assert signal.convolve2d(large, small, "valid") is not transformed
 
 
+# A block's transform, the sum of all its pixels, would be infinite where the sums are not.
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_auto_takes_direct_sums_for_numbers_that_overflow(dtype, monkeypatch):
+    large = np.finfo(dtype).max / 300
+    ones, mean = np.ones((128, 128), dtype), np.full((40, 40), 1 / 1600, dtype)
+    transformed = np.zeros(1)
+    monkeypatch.setattr(pictures, "_by_fft", lambda *_: transformed)
+    assert signal.correlate2d(ones, mean, "valid") is transformed
+    for picture, kernel, fillvalue in [
+        (large * ones, mean, 0),
+        (ones, mean, large),
+        (1e-3 * ones, 800 * mean * large, 0),  # the kernel's own sum is infinite
+    ]:
+        got = signal.correlate2d(picture, kernel, fillvalue=fillvalue)
+        assert np.isfinite(got).all()
+        np.testing.assert_array_equal(got, signal.correlate2d(picture, kernel, fillvalue=fillvalue, method="direct"))
+    sequence, weights = np.full(20_000, large, dtype), np.full(900, 1 / 900, dtype)
+    assert np.isfinite(signal.convolve(sequence, weights)).all()
+
+
 # Lines and columns of pictures and kernels on both sides of the tiles' edges: tiles of 4 or 6 lines, and of 8 to 64
 # columns.
 @given(

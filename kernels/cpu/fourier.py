@@ -66,7 +66,12 @@ _I64 = ir.IntType(64)
 
 def usable(outputs, cells, dtype):
     """Whether pictures of so many outputs (height, width) and kernels of so many cells are computed here."""
-    return dtype.kind == "f" and math.prod(_periods(outputs, cells, dtype)) <= LARGEST
+    return dtype.kind == "f" and block_size(outputs, cells, dtype) <= LARGEST
+
+
+def block_size(outputs, cells, dtype):
+    """Numbers of a block."""
+    return math.prod(_periods(outputs, cells, dtype))
 
 
 def cost(outputs, cells, dtype):
@@ -110,11 +115,10 @@ def _turns(period, dtype):
 def correlate_image(x, rows, columns, fillvalue, kernel, y):
     """`image.correlate_image` by transforms, where `usable`; pairs of blocks are independent tasks."""
     height, width = _periods(y.shape, kernel.shape, y.dtype)
-    # Blocks are all of one size: the last ones read some places again, for outputs that do not exist.
+    # Blocks are all of one size: where the last ones reach beyond the places, these begin again, for outputs that do
+    # not exist.  So places still follow each other, and are copied many at a time.
     rows, columns = (
-        places[
-            np.minimum(np.arange(_blocks(outputs, cells, period) * (period - cells + 1) + cells - 1), places.size - 1)
-        ]
+        places[np.arange(_blocks(outputs, cells, period) * (period - cells + 1) + cells - 1) % places.size]
         for places, outputs, cells, period in zip((rows, columns), y.shape, kernel.shape, (height, width), strict=True)
     )
     line = LINE_BYTES // y.itemsize
