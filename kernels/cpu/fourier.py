@@ -44,6 +44,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from . import views
 from .builders import keep_loop, multiply_add, spread
 from .compiling import INNER, KERNEL
 from .image import copy_part
@@ -173,17 +174,20 @@ def _correlate_pairs(
     first, last, worker, x, rows, columns, fillvalue, spectrum, y, height, width, block_height, block_width, step, size,
     scratch, down, across,
 ):  # fmt: skip
-    own = scratch[worker * size : (worker + 1) * size]
-    real, imaginary = own[: height * step], own[height * step : 2 * height * step]
-    tile = own[2 * height * step : 2 * height * (step + width)]
-    strip = own[2 * height * (step + width) :]
+    # Flat arrays, once for all tasks: `views` says what others would cost.
+    source, target = x.reshape(-1), y.reshape(-1)
+    own, part_size, tile_size = worker * size, height * step, 2 * height * width
+    real, imaginary = views.part(scratch, own, part_size), views.part(scratch, own + part_size, part_size)
+    tile = views.part(scratch, own + 2 * part_size, tile_size)
+    strip = views.part(scratch, own + 2 * part_size + tile_size, size - 2 * part_size - tile_size)
     beside = -(-y.shape[1] // block_width)
     blocks = -(-y.shape[0] // block_height) * beside
     for pair in range(first, last):
         # Of an odd number of blocks, the last one is its own partner.
         for block, part in ((2 * pair, real), (min(2 * pair + 1, blocks - 1), imaginary)):
             i, j = block // beside * block_height, block % beside * block_width
-            copy_part(x, rows[i : i + height], columns[j : j + width], fillvalue, part, step)
+            block_rows, block_columns = views.part(rows, i, height), views.part(columns, j, width)
+            copy_part(source, x.shape[1], block_rows, block_columns, fillvalue, part, step)
         _columns_to_tile(real, imaginary, step, strip, tile, height, width, down)
         for row in range(0, height, lanes_of(tile)):
             place = 2 * row * width
@@ -195,9 +199,10 @@ def _correlate_pairs(
             i, j = block // beside * block_height, block % beside * block_width
             count = min(block_width, y.shape[1] - j)
             for row in range(min(block_height, y.shape[0] - i)):
-                target, sums = y[i + row, j : j + count], part[row * step : row * step + count]
+                line = views.part(target, (i + row) * y.shape[1] + j, count)
+                sums = views.part(part, row * step, count)
                 for k in range(count):
-                    target[k] = sums[k]
+                    line[k] = sums[k]
 
 
 @njit(**INNER)
