@@ -32,7 +32,7 @@ For a period of 128, part, tile and the kernel's transform take 400 KB in float3
 and stores each complex number once, for seven additions and multiplications.
 
 Rounding errors are relative to the largest sums of the two blocks, not to each sum; NaN and infinities spread over
-both blocks.
+both blocks.  The last blocks, filled up with the picture's beginning, have a part in what happens there.
 """
 
 import functools
