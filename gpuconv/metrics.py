@@ -9,7 +9,8 @@ class Metric:
     kernel = None
     sparse = False
 
-    # Whether the order of each row's predictions is all that counts: logits tell it too, and need no softmax.
+    # Whether the order of each row's predictions is all that counts: logits tell it too, up to rounding, of finite
+    # numbers, and need no softmax.
     by_order = False
 
     def __init__(self, name):

@@ -748,7 +748,8 @@ class Sequential:
         self._rows_per_sample = int(np.prod(shape[:-1]))
         self._resolved_metrics = [metric_module.resolve(metric, self.loss, shape) for metric in self.metrics]
         self._value_names = ["loss", *(metric.name for metric in self._resolved_metrics)]
-        # Softmax keeps the order of logits: where loss and metrics ask for no more, training does without it.
+        # Softmax keeps the order of logits, up to rounding, of finite numbers: where loss and metrics ask for no more,
+        # training does without it.
         by_order = all(_is_own(metric) and metric.by_order for metric in self._resolved_metrics)
         self._only_logits = self._absorbed and last.activation.name == "softmax" and _is_own(last) and by_order
 

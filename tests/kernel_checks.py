@@ -822,13 +822,13 @@ def check_sum_into(device, data, size, place):
     return outputs
 
 
-def check_special_values(device, name, **case):
+def check_special_values(device, name, dtype=np.float32, **case):
     """NaN and infinities end up where the formula puts them."""
     if name.startswith("correlate2d"):
         case = UNPADDED
     infinite = [] if name in NAN_ONLY else [(np.inf,), (-np.inf,), (np.nan, np.inf, -np.inf)]
     for seed, special in enumerate([(np.nan,), *infinite]):
-        CHECKS[name](device, Data(seed, np.float32, special), **case)
+        CHECKS[name](device, Data(seed, dtype, special), **case)
 
 
 def check_memory(device):

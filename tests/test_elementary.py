@@ -1,5 +1,6 @@
 """Exponentials against those of twice as many digits, and results that go past the caches against those that do not."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import reference
 from gpuconv.kernels import cpu
 from gpuconv.kernels.cpu import elementary, streaming
+from gpuconv.kernels.cpu.local import local_array
+from gpuconv.kernels.cpu.streaming import PIECE_ROOM
 from gpuconv.kernels.cpu.threads import get_num_threads, set_num_threads
 from gpuconv.kernels.formulas import SIGMOID
 from numba import njit
@@ -64,6 +67,16 @@ def test_exponentials_of_float64():
     assert units(computed(exponentials_minus_1, x), np.array([math.expm1(number) for number in x])).max() <= 3
 
 
+@pytest.mark.parametrize(("dtype", "start", "stop"), [(np.float32, 88.0, 91.0), (np.float64, 709.0, 712.0)])
+def test_exponentials_minus_1_overflow_to_infinity(dtype, start, stop):
+    x = np.linspace(start, stop, 1000, dtype=dtype)
+    got = computed(exponentials_minus_1, x)
+    finite = x <= math.log(np.finfo(dtype).max)
+    assert finite.any()
+    assert (got[~finite] == np.inf).all()
+    assert units(got[finite], np.array([math.expm1(number) for number in x[finite]])).max() <= 3
+
+
 @pytest.mark.parametrize("dtype", REAL)
 def test_ends_of_exponentials(dtype):
     lowest = {np.float32: -104.5, np.float64: -746.0}[dtype]
@@ -76,7 +89,46 @@ def test_ends_of_exponentials(dtype):
     np.testing.assert_array_equal(computed(exponentials_minus_1, x), np.array([-1, np.inf, 0, np.nan], dtype))
 
 
+# ------------------------------------------------------------------ softmax in place
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("columns", [1, 3, 8, 10, 16, 33])
+def test_softmax_in_place(columns, dtype):
+    x = np.random.default_rng(0).standard_normal((131, columns), dtype)
+    y = np.full_like(x, np.nan)
+    cpu.softmax(x, y)
+    assert np.isfinite(y).all()
+    cpu.softmax(x, x)
+    np.testing.assert_array_equal(x, y)
+
+
 # ------------------------------------------------------------------ past the caches
+
+
+@njit(error_model="numpy")
+def streamed_in_pieces(numbers, piece, target, start):
+    """Stream all numbers to the target, from `start` on, in pieces of so many."""
+    room = local_array(PIECE_ROOM, numbers)
+    waiting = 0
+    for place in range(0, numbers.size, piece):
+        count = min(piece, numbers.size - place)
+        for j in range(count):
+            room[waiting + j] = numbers[place + j]
+        is_end = place + count == numbers.size
+        waiting = streaming.stream(room, waiting + count, target, start + place - waiting, is_end)
+    streaming.finish_streaming()
+    return waiting
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_streamed_numbers(dtype):
+    numbers = np.arange(1, 41, dtype=dtype)
+    for count, start, piece in itertools.product(range(41), range(17), (1, 7, 40)):
+        target = np.zeros(64, dtype)
+        assert streamed_in_pieces(numbers[:count], piece, target, start) == 0
+        np.testing.assert_array_equal(target[start : start + count], numbers[:count])
+        assert np.count_nonzero(target) == count
 
 
 def unaligned(shape, dtype):

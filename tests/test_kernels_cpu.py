@@ -197,6 +197,14 @@ def test_nan_and_infinities_propagate(name):
     check_special_values(cpu, name, **LARGE_CASES.get(name, {"shape": (13, 11)}))
 
 
+# Rows shorter than a vector, as long as one, and longer.
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("columns", [3, 8, 10])
+@pytest.mark.parametrize("name", ["softmax", "softmax_cross_entropy", "sparse_softmax_cross_entropy"])
+def test_nan_and_infinities_propagate_in_short_rows(name, columns, dtype):
+    check_special_values(cpu, name, dtype, shape=(13, columns))
+
+
 @pytest.mark.parametrize("activation", range(8))
 def test_every_activation_keeps_nan(activation):
     x = np.array([np.nan, 1.0], np.float32)

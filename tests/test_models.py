@@ -241,6 +241,76 @@ def test_softmax_is_computed_where_probabilities_are_read(monkeypatch):
         np.testing.assert_allclose(before.sum(axis=1), 1, rtol=1e-6)
 
 
+class Predictions(callbacks.Callback):
+    """Predictions after every epoch, between steps that are repeated."""
+
+    def __init__(self):
+        super().__init__()
+        self.all = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.all.append(self.model.predict(X, batch_size=4, verbose=0))
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        lambda: [layers.Dense(CLASSES, "softmax")],
+        lambda: [layers.Dense(CLASSES), layers.Softmax()],
+        lambda: [layers.Dense(CLASSES), layers.Activation("softmax")],
+    ],
+)
+@pytest.mark.parametrize(
+    ("loss", "y"), [("sparse_categorical_crossentropy", LABELS), ("categorical_crossentropy", ONE_HOT)]
+)
+def test_training_without_softmax_is_training_with_it(top, loss, y):
+    reads_probabilities = metrics.SparseCategoricalAccuracy("shares") if y is LABELS else metrics.MeanSquaredError()
+    reads_probabilities.by_order = False
+    runs = []
+    for names in (["accuracy"], ["accuracy", reads_probabilities]):
+        utils.set_random_seed(0)
+        model = models.Sequential([layers.Flatten(input_shape=SHAPE), *top()], device="cpu")
+        model.compile(optimizers.SGD(0.1), loss, names)
+        seen = Predictions()
+        history = fit(model, y=y, batch_size=2, epochs=4, validation_data=(X, y), callbacks=[seen])
+        runs.append((model, history, seen.all))
+    (model, history, predictions), (other, others_history, others_predictions) = runs
+    assert model._only_logits
+    assert not other._only_logits
+    assert_same_weights(model, other)
+    assert all(history[name] == others_history[name] for name in history)
+    np.testing.assert_array_equal(predictions, others_predictions)
+    np.testing.assert_allclose(np.sum(predictions, axis=-1), 1, rtol=1e-6)
+    # And the other way about: with another metric the same model computes probabilities again.
+    model.compile(optimizers.SGD(0.1), loss, ["accuracy", reads_probabilities])
+    assert model.evaluate(X, y, batch_size=4, verbose=0) == other.evaluate(X, y, batch_size=4, verbose=0)
+
+
+class OwnAccuracy(metrics.CategoricalAccuracy):
+    """Looks at the predictions that it is given."""
+
+    def compute(self, device, predictions, targets, values):
+        np.testing.assert_allclose(predictions.sum(axis=1), 1, rtol=1e-6)
+        super().compute(device, predictions, targets, values)
+
+
+class OwnDense(layers.Dense):
+    """Looks at what it returns."""
+
+    def forward(self, x, state, training):
+        y = super().forward(x, state, training)
+        np.testing.assert_allclose(y.sum(axis=1), 1, rtol=1e-6)
+        return y
+
+
+@pytest.mark.parametrize(("last", "metric"), [(layers.Dense, OwnAccuracy), (OwnDense, metrics.CategoricalAccuracy)])
+def test_subclasses_see_probabilities(last, metric):
+    model = models.Sequential([layers.Flatten(input_shape=SHAPE), last(CLASSES, "softmax")], device="cpu")
+    model.compile("sgd", "categorical_crossentropy", [metric()])
+    fit(model, epochs=2, validation_data=(X, ONE_HOT))
+    model.evaluate(X, ONE_HOT, verbose=0)
+
+
 def test_evaluate_gives_the_loss_first_with_penalties():
     model = network()
     probabilities = model.predict(X, verbose=0).astype(np.float64)

@@ -233,7 +233,28 @@ def test_auto_takes_transforms_for_large_kernels(dtype, monkeypatch):
     assert signal.convolve2d(large, small, "valid") is not transformed
 
 
-# Lines and columns of pictures and kernels on both sides of the tiles' edges: tiles of 6 lines, and of 8 to 64 columns.
+# A block's transform, the sum of all its pixels, would be infinite where the sums are not.
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_auto_takes_direct_sums_for_numbers_that_overflow(dtype, monkeypatch):
+    large = np.finfo(dtype).max / 300
+    ones, mean = np.ones((128, 128), dtype), np.full((40, 40), 1 / 1600, dtype)
+    transformed = np.zeros(1)
+    monkeypatch.setattr(pictures, "_by_fft", lambda *_: transformed)
+    assert signal.correlate2d(ones, mean, "valid") is transformed
+    for picture, kernel, fillvalue in [
+        (large * ones, mean, 0),
+        (ones, mean, large),
+        (1e-3 * ones, 800 * mean * large, 0),  # the kernel's own sum is infinite
+    ]:
+        got = signal.correlate2d(picture, kernel, fillvalue=fillvalue)
+        assert np.isfinite(got).all()
+        np.testing.assert_array_equal(got, signal.correlate2d(picture, kernel, fillvalue=fillvalue, method="direct"))
+    sequence, weights = np.full(20_000, large, dtype), np.full(900, 1 / 900, dtype)
+    assert np.isfinite(signal.convolve(sequence, weights)).all()
+
+
+# Lines and columns of pictures and kernels on both sides of the tiles' edges: tiles of 4 or 6 lines, and of 8 to 64
+# columns.
 @given(
     seeds, st.tuples(st.integers(1, 15), st.integers(1, 140)), st.tuples(st.integers(1, 14), st.integers(1, 20)),
     st.sampled_from(["float32", "float64"]), modes, st.sampled_from(BOUNDARIES),
@@ -245,6 +266,15 @@ def test_tiles_and_their_edges(seed, shape, kernel_shape, dtype, mode, boundary)
     assume(mode != "valid" or all(extent >= cells for extent, cells in zip(shape, kernel_shape, strict=True)))
     a, b = numbers(seed, shape, dtype), numbers(seed + 1, kernel_shape, dtype)
     assert_same_as_scipy("correlate2d", a, b, mode, boundary, 1, "direct")
+
+
+@pytest.mark.parametrize("rows", [image.ROWS, image.SHORT_ROWS])
+def test_tiles_read_no_further_than_the_scratch_memory(rows):
+    step, lanes = 72, 16
+    for height, kernel_height in product(range(1, 37), (1, 3, 7, 40)):
+        last_tile = max(range(0, height, rows))
+        lines_read = last_tile + rows + kernel_height - 1
+        assert image.scratch_size(height, kernel_height, step, lanes) >= lines_read * step + image.ROWS * lanes
 
 
 # Inner blocks of short kernels are read where they lie, in pictures whose rows are whole lines of memory and others.

@@ -11,11 +11,12 @@ direct sum is fast, which it is for pictures of real numbers, summed in vector r
 thread and two: pictures of 64 to 2048 pixels a side with kernels of 5 to 63, sequences of 1000 to 500,000 numbers with
 50 to 900 weights.  They serve for CUDA as well, where they have not been measured.
 
-Pictures of real numbers are transformed on the CPU by a kernel of its own, unless blocks must be larger than 512 x 512;
-`gpuconv.kernels.cpu.fourier.cost` estimates that in the same unit from the blocks themselves.
+Pictures of real numbers are transformed on the CPU by a kernel of its own, unless the cheapest blocks have more than
+`fourier.LARGEST` numbers; `gpuconv.kernels.cpu.fourier.cost` estimates that in the same unit from the blocks.
 
-The direct sum is always taken for integers, whose direct sums are exact, for NaN and infinities, which a transform
-would spread over the whole result, and on CUDA where CuPy is not installed.
+The direct sum is always taken for integers, whose direct sums are exact; for NaN and infinities, which a transform
+would spread over the whole result; for numbers so large that a transform may overflow; and on CUDA where CuPy is not
+installed.
 """
 
 import math
@@ -59,6 +60,29 @@ def prefers_fft(axes, outputs, kernel_cells, transformed, dtype):
     """
     cost = COSTS[axes, dtype.kind == "c"]
     return outputs * kernel_cells > cost.start + cost.step * transformed * math.log2(max(transformed, 2))
+
+
+def stays_finite(library, in1, in2, transformed, beyond=0):
+    """Whether all numbers are finite, and so small that no Fourier transform can overflow.
+
+    Parameters
+    ----------
+    library : module
+        numpy, or cupy.
+    in1, in2 : array
+        What is convolved, floats or complex numbers, and the kernel.
+    transformed : int
+        Number of values that are transformed at once, at most.
+    beyond : number, default 0
+        What lies beyond the edges of `in1`.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        sizes = library.abs(in1) if in1.dtype.kind == "c" else in1
+        largest = float(np.max([abs(float(sizes.max())), abs(float(sizes.min())), abs(beyond)]))
+        weights = float(library.abs(in2).sum(dtype=np.float64))
+    # A transform is at most the sum of what is transformed.  The factor of 4 is for two blocks that are transformed as
+    # one, real and imaginary parts that are added up, and rounding.  Comparisons with NaN are false.
+    return 4 * transformed * (1 + largest) * (1 + weights) < float(np.finfo(in1.dtype).max)
 
 
 def rounding_bound(in1, in2, full_size):

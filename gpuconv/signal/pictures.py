@@ -239,14 +239,19 @@ def _places(extent, cells, mode, boundary, turned):
 def _cheaper(device, x, kernel, fillvalue, shape):
     """The method by the estimate of `gpuconv.signal.method`."""
     dtype = fillvalue.dtype
-    if dtype.kind in "iu" or not _prefers_fft(device, shape, kernel.shape, dtype) or not np.isfinite(fillvalue):
+    if dtype.kind in "iu" or not _prefers_fft(device, shape, kernel.shape, dtype):
         return "direct"
     try:
         library, _ = _toolbox(device)
     except devices.DeviceError:
         return "direct"
-    finite = all(bool(library.isfinite(library.asarray(array)).all()) for array in (x, kernel))
-    return "fft" if finite else "direct"
+    transforms = _transforms(device, shape, kernel.shape, dtype)
+    if transforms is None:
+        transformed = _extended_size(shape, kernel.shape)
+    else:
+        transformed = transforms.block_size(shape, kernel.shape, dtype)
+    x, kernel = library.asarray(x), library.asarray(kernel)
+    return "fft" if methods.stays_finite(library, x, kernel, transformed, fillvalue) else "direct"
 
 
 @functools.lru_cache(maxsize=256)
@@ -255,8 +260,12 @@ def _prefers_fft(device, outputs, cells, dtype):
     transforms = _transforms(device, outputs, cells, dtype)
     if transforms is not None:
         return math.prod(outputs) * math.prod(cells) > transforms.cost(outputs, cells, dtype)
-    extended_size = math.prod(count + reach - 1 for count, reach in zip(outputs, cells, strict=True))
-    return methods.prefers_fft(2, math.prod(outputs), math.prod(cells), extended_size, dtype)
+    return methods.prefers_fft(2, math.prod(outputs), math.prod(cells), _extended_size(outputs, cells), dtype)
+
+
+def _extended_size(outputs, cells):
+    """Pixels of the picture continued beyond its edges."""
+    return math.prod(count + reach - 1 for count, reach in zip(outputs, cells, strict=True))
 
 
 def _by_fft(device, x, kernel, places, fillvalue, dtype):

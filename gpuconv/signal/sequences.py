@@ -60,7 +60,7 @@ def convolve(in1, in2, mode="full", method="auto"):
     outputs = longer.size - shorter.size + 1 if mode == "valid" else full_size
     if method == "auto":
         fast = in1.dtype.kind in "fc" and methods.prefers_fft(1, outputs, shorter.size, full_size, in1.dtype)
-        method = "fft" if fast and np.isfinite(in1).all() and np.isfinite(in2).all() else "direct"
+        method = "fft" if fast and methods.stays_finite(np, longer, shorter, full_size) else "direct"
     computed = "valid" if mode == "valid" else "full"
     if method == "direct":
         y = np.convolve(longer, shorter, computed)

@@ -17,9 +17,10 @@ from .formulas import clip_relu, clip_relu_slope
 from .local import local_array
 from .rows import LANE_SUMS, ROWS_AT_ONCE, exponentials_of_rows, scale_rows
 from .simd import lanes_of
-from .streaming import LINE_BYTES, PIECE, PIECE_ROOM, fetch, finish_streaming, is_streamed, stream
+from .streaming import PIECE, PIECE_ROOM, fetch, finish_streaming, is_streamed, stream
 from .threads import share
 from .views import part
+from .workspace import LINE_BYTES
 
 
 @njit(**KERNEL)
@@ -223,8 +224,8 @@ def _relu_gradient(first, last, worker, x, dy, negative_slope, max_value, thresh
 # Elements of a task, and how many times as many when results go past the caches: each task waits for its first rows.
 ROWS_BLOCK, STREAMED_BLOCKS = 1 << 12, 16
 
-# Elements of a piece of a task that goes through all of softmax's loops before the next is read, unless fewer rows than
-# a vector has lanes have more; and how many there may be for the piece to be streamed.
+# Elements of a piece of a task that goes through all of softmax's loops before the next is read: at least as many rows
+# as a vector has lanes, even if they have more elements; and how many there may be for the piece to be streamed.
 SOFTMAX_PIECE, LARGEST_SOFTMAX_PIECE = 1 << 9, 1 << 12
 SOFTMAX_ROOM = LARGEST_SOFTMAX_PIECE + LINE_BYTES // 4
 

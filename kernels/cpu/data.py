@@ -10,6 +10,7 @@ from .blocks import BLOCK, MOVE
 from .compiling import INNER, KERNEL
 from .local import local_array
 from .threads import share
+from .workspace import LINE_BYTES
 
 # Elements that are added up before they join the total, and parts of the elements that have totals of their own.
 SUM_BLOCK = 256
@@ -18,7 +19,6 @@ PARTS = 64
 # Rows of a batch that are asked for before they are copied, and cache lines of each: memory answers after the time that
 # some hundred instructions take, and the processor sees by itself how a long row goes on.
 ROWS_AHEAD, MOST_LINES_AHEAD = 12, 8
-LINE_BYTES = 64
 
 
 @intrinsic

@@ -141,7 +141,7 @@ class _Format:
     digits, bias : int
         Binary digits after the point, and what is added to exponents.
     lowest, highest : float
-        Beyond these the exponential is 0, and `expm1` infinite.
+        Beyond these the exponential is 0, and `expm1` infinite.  At `highest`, 2^(n - 1) is the largest power of 2.
     exact : int
         Binary digits of the first part of ln 2.
     exp_terms, log_terms : int
@@ -287,8 +287,8 @@ def _logarithms(form):
 
 
 _FORMATS = {
-    types.float32: _Format(np.float32, 23, 127, -105.0, 89.5, 15, 5, 8),
-    types.float64: _Format(np.float64, 52, 1023, -746.0, 710.5, 41, 11, 17),
+    types.float32: _Format(np.float32, 23, 127, -105.0, 89.0, 15, 5, 8),
+    types.float64: _Format(np.float64, 52, 1023, -746.0, 710.0, 41, 11, 17),
 }
 _LOGARITHMS = {kind: _logarithms(form) for kind, form in _FORMATS.items()}
 

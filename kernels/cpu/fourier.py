@@ -32,7 +32,7 @@ For a period of 128, part, tile and the kernel's transform take 400 KB in float3
 and stores each complex number once, for seven additions and multiplications.
 
 Rounding errors are relative to the largest sums of the two blocks, not to each sum; NaN and infinities spread over
-both blocks.
+both blocks.  The last blocks, filled up with the picture's beginning, have a part in what happens there.
 """
 
 import functools
@@ -44,6 +44,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from . import views
 from .builders import keep_loop, multiply_add, spread
 from .compiling import INNER, KERNEL
 from .image import copy_part
@@ -66,7 +67,12 @@ _I64 = ir.IntType(64)
 
 def usable(outputs, cells, dtype):
     """Whether pictures of so many outputs (height, width) and kernels of so many cells are computed here."""
-    return dtype.kind == "f" and math.prod(_periods(outputs, cells, dtype)) <= LARGEST
+    return dtype.kind == "f" and block_size(outputs, cells, dtype) <= LARGEST
+
+
+def block_size(outputs, cells, dtype):
+    """Numbers of a block."""
+    return math.prod(_periods(outputs, cells, dtype))
 
 
 def cost(outputs, cells, dtype):
@@ -110,11 +116,10 @@ def _turns(period, dtype):
 def correlate_image(x, rows, columns, fillvalue, kernel, y):
     """`image.correlate_image` by transforms, where `usable`; pairs of blocks are independent tasks."""
     height, width = _periods(y.shape, kernel.shape, y.dtype)
-    # Blocks are all of one size: the last ones read some places again, for outputs that do not exist.
+    # Blocks are all of one size: where the last ones reach beyond the places, these begin again, for outputs that do
+    # not exist.  So places still follow each other, and are copied many at a time.
     rows, columns = (
-        places[
-            np.minimum(np.arange(_blocks(outputs, cells, period) * (period - cells + 1) + cells - 1), places.size - 1)
-        ]
+        places[np.arange(_blocks(outputs, cells, period) * (period - cells + 1) + cells - 1) % places.size]
         for places, outputs, cells, period in zip((rows, columns), y.shape, kernel.shape, (height, width), strict=True)
     )
     line = LINE_BYTES // y.itemsize
@@ -169,17 +174,20 @@ def _correlate_pairs(
     first, last, worker, x, rows, columns, fillvalue, spectrum, y, height, width, block_height, block_width, step, size,
     scratch, down, across,
 ):  # fmt: skip
-    own = scratch[worker * size : (worker + 1) * size]
-    real, imaginary = own[: height * step], own[height * step : 2 * height * step]
-    tile = own[2 * height * step : 2 * height * (step + width)]
-    strip = own[2 * height * (step + width) :]
+    # Flat arrays, once for all tasks: `views` says what others would cost.
+    source, target = x.reshape(-1), y.reshape(-1)
+    own, part_size, tile_size = worker * size, height * step, 2 * height * width
+    real, imaginary = views.part(scratch, own, part_size), views.part(scratch, own + part_size, part_size)
+    tile = views.part(scratch, own + 2 * part_size, tile_size)
+    strip = views.part(scratch, own + 2 * part_size + tile_size, size - 2 * part_size - tile_size)
     beside = -(-y.shape[1] // block_width)
     blocks = -(-y.shape[0] // block_height) * beside
     for pair in range(first, last):
         # Of an odd number of blocks, the last one is its own partner.
         for block, part in ((2 * pair, real), (min(2 * pair + 1, blocks - 1), imaginary)):
             i, j = block // beside * block_height, block % beside * block_width
-            copy_part(x, rows[i : i + height], columns[j : j + width], fillvalue, part, step)
+            block_rows, block_columns = views.part(rows, i, height), views.part(columns, j, width)
+            copy_part(source, x.shape[1], block_rows, block_columns, fillvalue, part, step)
         _columns_to_tile(real, imaginary, step, strip, tile, height, width, down)
         for row in range(0, height, lanes_of(tile)):
             place = 2 * row * width
@@ -191,9 +199,10 @@ def _correlate_pairs(
             i, j = block // beside * block_height, block % beside * block_width
             count = min(block_width, y.shape[1] - j)
             for row in range(min(block_height, y.shape[0] - i)):
-                target, sums = y[i + row, j : j + count], part[row * step : row * step + count]
+                line = views.part(target, (i + row) * y.shape[1] + j, count)
+                sums = views.part(part, row * step, count)
                 for k in range(count):
-                    target[k] = sums[k]
+                    line[k] = sums[k]
 
 
 @njit(**INNER)

@@ -38,6 +38,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from . import views
 from .builders import keep_loop, multiply_add, spread
 from .compiling import INNER, KERNEL
 from .simd import REGISTER_BYTES, WIDE_ROWS, lanes_of
@@ -77,13 +78,20 @@ def correlate_image(x, rows, columns, fillvalue, kernel, y):
     line = REGISTER_BYTES // y.itemsize
     # An odd number of registers from line to line spreads the lines over the cache.
     step = _whole(width + kernel.shape[1] - 1, 2 * line) + line
-    size = (height + kernel.shape[0] - 1) * step + ROWS * lanes
+    size = scratch_size(height, kernel.shape[0], step, lanes)
     scratch = workspace(WORKERS * size, y.dtype)
     # A column of the kernel is what tiles read together.
     weights = np.ascontiguousarray(kernel.T)
     _correlate(
         x, rows, columns, y.dtype.type(fillvalue), weights, y, height, width, step, size, scratch, tiled, by_line
     )
+
+
+def scratch_size(height, kernel_height, step, lanes):
+    """Numbers of a worker's scratch memory: lines of a block's part of X, `step` apart, and a tile beside them."""
+    # The last tile reads lines below the block, too; more of them where tiles of four rows follow each other.
+    lines = max(_whole(height, rows) for rows in (ROWS, SHORT_ROWS)) + kernel_height - 1
+    return lines * step + ROWS * lanes
 
 
 def _whole(count, step):
@@ -111,24 +119,37 @@ def _correlate_blocks(
     first, last, worker, x, rows, columns, run, fillvalue, weights, y, height, width, step, size, scratch,
     grain, line_start, tiled, by_line,
 ):  # fmt: skip
-    own = scratch[worker * size : (worker + 1) * size]
+    # Flat arrays, once for all tasks: `views` says what others would cost.
+    source, target, cells = x.reshape(-1), y.reshape(-1), weights.reshape(-1)
+    own = views.part(scratch, worker * size, size)
     kernel_width, kernel_height = weights.shape
     beside = -(-y.shape[1] // width)
     for task in range(first, last):
         i, j = task // beside * height, task % beside * width
         bottom, end = min(i + height, y.shape[0]), min(j + width, y.shape[1])
-        part_rows = rows[i : bottom + kernel_height - 1]
+        part_rows = views.part(rows, i, bottom - i + kernel_height - 1)
         # Columns `begin .. stop - 1` are summed where their pixels lie, the others beside them from a copy.
         begin = stop = end
         if tiled is not None:
-            begin, stop = _sum_in_place(x, part_rows, columns, run, weights, y, i, j, bottom, end, grain, line_start)
+            begin, stop = _sum_in_place(
+                source, x.shape[1], part_rows, columns, run, cells, kernel_width, kernel_height, target, y.shape[1],
+                i, j, bottom, end, grain, line_start,
+            )  # fmt: skip
         for left, right in ((j, begin), (stop, end)):
             if left < right:
-                copy_part(x, part_rows, columns[left : right + kernel_width - 1], fillvalue, own, step)
+                part_columns = views.part(columns, left, right - left + kernel_width - 1)
+                copy_part(source, x.shape[1], part_rows, part_columns, fillvalue, own, step)
+                place, height_left = i * y.shape[1] + left, bottom - i
                 if tiled is not None:
-                    _sum_tiles(own, step, weights, y, i, left, bottom - i, right - left)
+                    _sum_tiles(
+                        own, step, cells, kernel_width, kernel_height,
+                        target, place, y.shape[1], height_left, right - left,
+                    )  # fmt: skip
                 if by_line is not None:
-                    _sum_lines(own, step, weights, y, i, left, bottom - i, right - left)
+                    _sum_lines(
+                        own, step, cells, kernel_width, kernel_height,
+                        target, place, y.shape[1], height_left, right - left,
+                    )  # fmt: skip
 
 
 @njit(**INNER)
@@ -146,9 +167,8 @@ def _longest_run(places):
 
 
 @njit(**INNER)
-def copy_part(x, rows, columns, fillvalue, part, step):
-    """Copy a part of the continued picture, by runs of columns that lie next to each other in x too."""
-    source = x.reshape(-1)
+def copy_part(source, source_width, rows, columns, fillvalue, part, step):
+    """Copy a part of the continued picture, by runs of columns that lie next to each other in the picture too."""
     start = 0
     while start < columns.size:
         column, end = columns[start], start + 1
@@ -156,41 +176,41 @@ def copy_part(x, rows, columns, fillvalue, part, step):
         while end < columns.size and columns[end] == columns[end - 1] + follows:
             end += 1
         for p in range(rows.size):
-            target = part[p * step + start : p * step + end]
+            target = views.part(part, p * step + start, end - start)
             if rows[p] < 0 or column < 0:
                 for k in range(target.size):
                     target[k] = fillvalue
             else:
-                place = np.int64(rows[p]) * x.shape[1] + column
-                pixels = source[place : place + target.size]
+                pixels = views.part(source, np.int64(rows[p]) * source_width + column, target.size)
                 for k in range(target.size):
                     target[k] = pixels[k]
         start = end
 
 
 @njit(**INNER)
-def _sum_lines(part, step, weights, y, i, j, height, width):
+def _sum_lines(part, step, weights, kernel_width, kernel_height, y, y_place, y_step, height, width):
     """Sums of any dtype: the innermost loop runs along a line of X and of y, and becomes vector instructions."""
     for line in range(height):
-        total = y[i + line, j : j + width]
+        total = views.part(y, y_place + line * y_step, width)
         total[:] = 0
-        for a in range(weights.shape[1]):
-            for b in range(weights.shape[0]):
-                weight = weights[b, a]
-                place = (line + a) * step + b
-                shifted = part[place : place + width]
+        for a in range(kernel_height):
+            for b in range(kernel_width):
+                weight = weights[b * kernel_height + a]
+                shifted = views.part(part, (line + a) * step + b, width)
                 for k in range(width):
                     total[k] += weight * shifted[k]
 
 
 @njit(**INNER)
-def _sum_in_place(x, rows, columns, run, weights, y, top, left, bottom, right, grain, line_start):
+def _sum_in_place(
+    x, x_step, rows, columns, run, weights, kernel_width, kernel_height, y, y_step,
+    top, left, bottom, right, grain, line_start,
+):  # fmt: skip
     """The columns of a block that can be summed without a copy, and are: the first, and the one after the last.
 
     They are whole tiles, and start with a line of memory where one starts every `grain` columns.  The last tiles of the
     block end with it, and so may overlap those above: sums of several bands must not be computed twice.
     """
-    kernel_width, kernel_height = weights.shape
     first, stop = _longest_run(rows)
     lanes = VECTORS * lanes_of(y)
     begin = max(left, run[0])
@@ -200,54 +220,52 @@ def _sum_in_place(x, rows, columns, run, weights, y, top, left, bottom, right, g
         return right, right
     if kernel_height > SHORT or weights.size > CHAIN:
         return right, right
-    source, target = x.reshape(-1), y.reshape(-1)
     for line in range(top, bottom, SHORT_ROWS):
         row = min(line, bottom - SHORT_ROWS)
-        place = np.int64(rows[row - top]) * x.shape[1] + columns[begin]
-        _sum_bands(weights, source, place, x.shape[1], target, row * y.shape[1] + begin, y.shape[1], tiles)
+        place = np.int64(rows[row - top]) * x_step + columns[begin]
+        _sum_bands(weights, kernel_width, kernel_height, x, place, x_step, y, row * y_step + begin, y_step, tiles)
     return begin, begin + tiles * lanes
 
 
 @njit(**INNER)
-def _sum_tiles(part, step, weights, y, i, j, height, width):
+def _sum_tiles(part, step, weights, kernel_width, kernel_height, y, y_place, y_step, height, width):
     """Sums of float32 or float64 from a copy; tiles that would reach beyond the block go through scratch."""
     lanes = VECTORS * lanes_of(y)
-    target = y.reshape(-1)
     beside = part.size - ROWS * lanes
-    rows = SHORT_ROWS if _is_short(weights) else ROWS
+    rows = SHORT_ROWS if _is_short(weights, kernel_height) else ROWS
     for line in range(0, height, rows):
         tiles = width // lanes if line + rows <= height else 0
-        place = (i + line) * y.shape[1] + j
-        _sum_bands(weights, part, line * step, step, target, place, y.shape[1], tiles)
+        place = y_place + line * y_step
+        _sum_bands(weights, kernel_width, kernel_height, part, line * step, step, y, place, y_step, tiles)
         for column in range(tiles * lanes, width, lanes):
-            _sum_bands(weights, part, line * step + column, step, part, beside, lanes, 1)
+            left = line * step + column
+            _sum_bands(weights, kernel_width, kernel_height, part, left, step, part, beside, lanes, 1)
             for p in range(min(rows, height - line)):
                 for k in range(min(lanes, width - column)):
-                    target[place + column + p * y.shape[1] + k] = part[beside + p * lanes + k]
+                    y[place + column + p * y_step + k] = part[beside + p * lanes + k]
 
 
 @njit(**INNER)
-def _bands(weights):
+def _bands(weights, kernel_height):
     """Into how many bands of rows a kernel is cut: one, unless it has more than `CHAIN` cells."""
-    return min((weights.size + CHAIN - 1) // CHAIN, weights.shape[1])
+    return min((weights.size + CHAIN - 1) // CHAIN, kernel_height)
 
 
 @njit(**INNER)
-def _is_short(weights):
+def _is_short(weights, kernel_height):
     """Whether all bands of the kernel are short."""
-    return weights.shape[1] <= SHORT * _bands(weights)
+    return kernel_height <= SHORT * _bands(weights, kernel_height)
 
 
 @njit(**INNER)
-def _sum_bands(weights, x, x_place, x_step, y, y_place, y_step, tiles):
-    """So many tiles beside each other."""
-    bands = _bands(weights)
-    short = _is_short(weights)
-    width, height = weights.shape
+def _sum_bands(weights, width, height, x, x_place, x_step, y, y_place, y_step, tiles):
+    """So many tiles beside each other, for a kernel of `width` and `height`."""
+    bands = _bands(weights, height)
+    short = _is_short(weights, height)
     for band in range(bands):
         first = height * band // bands
         count = height * (band + 1) // bands - first
-        strip = (weights.reshape(-1), first, height, count, width, x, x_place + first * x_step, x_step)
+        strip = (weights, first, height, count, width, x, x_place + first * x_step, x_step)
         into = (y, y_place, y_step, tiles, band > 0)
         if not short:
             _tall_tiles(*strip, *into)
@@ -268,7 +286,7 @@ def _sum_bands(weights, x, x_place, x_step, y, y_place, y_step, tiles):
 
 
 def _tiles(short):
-    """The intrinsic for tiles of kernels with `short` rows; None: for all with more than `SHORT`, nearly."""
+    """The intrinsic for tiles of kernels with `short` rows; None: for kernels, or their bands, that are not short."""
     tile_rows = SHORT_ROWS if short else ROWS
 
     @intrinsic

@@ -27,8 +27,8 @@ from .simd import (
     widest_tile,
 )
 
-# Numbers of a B that stays in the first-level cache.
-NEAR = 1 << 12
+# Bytes of a B that stays in the first-level cache.
+NEAR_BYTES = 1 << 14
 
 
 def lanes(dtype):
@@ -84,7 +84,7 @@ def product(
     Callers write ``np.intp(0)`` and ``bool(0)`` for literal zeros: Numba would compile this once more for 0.
     """
     lanes = lanes_of(a)
-    if columns.size * width <= NEAR and width % (2 * lanes) == 0:
+    if columns.size * width * a.itemsize <= NEAR_BYTES and width % (2 * lanes) == 0:
         for row in range(0, rows.size, WIDE_ROWS):
             for start in range(0, width, 2 * lanes):
                 b_start = b_origin + (start // (2 * lanes) * b_panel if b_panel else start)

@@ -46,8 +46,8 @@ def dropout(x, rate, seed, stream, step, y):
 
 
 @njit(**KERNEL)
-def _dropout(x, rate, seed, stream, step, y):
-    arguments = x.reshape(-1), rate, np.uint64(seed), np.uint32(stream), np.uint32(step), y.reshape(-1)
+def _dropout(x, rate, seed, number, step, y):
+    arguments = x.reshape(-1), rate, np.uint64(seed), np.uint32(number), np.uint32(step), y.reshape(-1)
     share(_dropout_part, arguments, (x.size + TASK - 1) // TASK, x.size * WORK)
 
 

@@ -60,7 +60,7 @@ def stream(typing, numbers, count, target, place, is_end):
     numbers : local array
     count : int
     target, place : flat array, int
-        Where the first number belongs.  Only the first call of a task may have a place within a line.
+        Where the first number belongs: where a line starts, or within one until a call reaches the first line's start.
     is_end : bool
         Whether the task ends here: then all numbers are written.
 
