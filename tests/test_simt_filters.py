@@ -110,6 +110,27 @@ def test_the_sum_over_chunks(splits):
         assert (np.abs(total - part.sum(0)) <= bound).all()
 
 
+# Every place of x is below 2**31, but not where windows begin, behind the padding.
+PADDED = correlation_geometry((1, 26754, 26754, 3), 5, 8, strides=2, padding="full")
+COUNTABLE = [
+    correlation_geometry((1, 26754, 26754, 3), 5, 8, strides=2),
+    correlation_geometry((128, 56, 56, 64), 3, 64, padding="same"),
+    correlation_geometry((64, 1, 1, 4096), 1, 4096),
+    correlation_geometry((1, 1, 1, 1), 1, 1),
+]
+UNCOUNTABLE = [
+    PADDED,
+    correlation_geometry((1, 1, 1, 8), 1, 8, padding=((1 << 29, 0), (0, 0)), strides=1 << 20),
+    correlation_geometry((1, 8192, 8192, 24), (8192, 8192), 8),  # the picture after the last
+    correlation_geometry((1, 8192, 8192, 8), 1, 32),  # the last pixels of dy
+]
+
+
+@pytest.mark.parametrize("geometry", COUNTABLE + UNCOUNTABLE, ids=lambda g: "x".join(map(str, g.input_shape)))
+def test_what_32_bits_count(geometry):
+    assert correlate_filters._countable(geometry) == (geometry in COUNTABLE)
+
+
 def test_chunks_fill_whole_rounds():
     # 9 tiles, 6 of them at once on each of 132 multiprocessors: one round of 792 blocks.
     assert tiles.filter_chunks(128 * 56 * 56, 9, 792) == (88, 4576)

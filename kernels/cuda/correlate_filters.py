@@ -88,6 +88,7 @@ from .toolkit import cuda
 
 # Groups with fewer channels or filters than this would leave most of every tile empty.
 SMALLEST_GROUP = 8
+# So many pixels past the last a thread may be at: a step of all tiles is shorter.
 PIXELS_PAST = 64
 SUM_THREADS = tiles.CHUNK_SUM_THREADS
 # A row above all pictures, even from that many rows on, and a pixel past all chunks.
@@ -100,8 +101,6 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
     real = dfilters.dtype.type
     group_channels, group_filters = g.channels // g.groups, g.out_channels // g.groups
     small = g.groups > 1 and min(group_channels, group_filters) < SMALLEST_GROUP
-    # Places of dy are compared up to some pixels past the last.
-    countable = dy.size + PIXELS_PAST * g.out_channels <= LARGEST_INT32 and g.height < -NO_ROW
     call = x, dy, y, g, activation, alpha, dfilters, dbias
     if real == np.float32 and depthwise.suits(g):
         toolkit.attempt(
@@ -109,7 +108,7 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
             lambda: _gradient_by_channels(*call),
             lambda: _gradient_directly(*call),
         )
-    elif real == np.float32 and countable and not small:
+    elif real == np.float32 and not small and _countable(g):
         toolkit.attempt(
             toolkit.variant("correlate2d_gradient_filters in register tiles", g),
             lambda: _gradient_by_tiles(*call),
@@ -117,6 +116,19 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
         )
     else:
         _gradient_directly(*call)
+
+
+def _countable(g):
+    """Whether the places that the tiled kernel adds up fit into 32 bits, padding and what lies past the end included.
+
+    Windows begin within the padding, and a thread's next one may be that of a pixel past the last.
+    """
+    pixels = g.out_height * g.out_width
+    rows = max(g.height + g.pad_top + g.pad_bottom, g.out_height * g.stride_height)
+    columns = max(g.width + g.pad_left + g.pad_right, g.out_width * g.stride_width)
+    reach = ((g.batch - 1 + PIXELS_PAST // pixels) * g.height + rows) * g.width + columns
+    last = (g.batch * pixels + PIXELS_PAST) * g.out_channels
+    return max(reach * g.channels, last) <= LARGEST_INT32 and rows < -NO_ROW
 
 
 def _gradient_by_tiles(x, dy, y, g, activation, alpha, dfilters, dbias):
