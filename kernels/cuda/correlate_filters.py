@@ -22,33 +22,36 @@ The tiled kernel (float32).  The result is small, its sums are long::
 There is room for two pairs of strips: the next one is fetched while this one is multiplied, so that one barrier for 16
 pixels is enough.  The thread that fetched a number of dy multiplies it by the activation's slope, and adds it to the
 gradient of the bias.  From compute capability 8.0 on, x, dy and y come by asynchronous copies, and a thread finishes
-what it has copied of dy halfway through the multiplication.  On 7.5 they come through registers; to have few of these
-wait for memory, in two halves of 8 pixels each.
+what it has copied of dy halfway through the multiplication, on tensor cores after it.  y lies in a strip of its own;
+one is enough, since only the thread that copied it reads it.  Shared memory: 40 KB for 128 x 128, below the 48 KB that
+every GPU gives.  On 7.5 they come through registers; to have few of these wait for memory, in two halves of 8 pixels
+each.
 
 Where three products on tensor cores take the place of one (`product.fragments_of`), a warp multiplies strips of 64
-entries and 32 filters, which are fetched in the same way, and dz at once.
+entries and 32 filters, which are fetched in the same way.
 
 Which pixel a thread fetches next follows from the last one by additions alone (`next_pixel`), where dividing its number
 by the picture's extents would take several times as many instructions.  Still it costs as much as two or three
 accesses: so a thread fetches several entries and filters of few pixels, in 128 x 64 and larger tiles of one of the 16.
 
 Memory traffic.  Where channels and filters are multiples of 4, all global accesses but those of biases are of 16 bytes,
-and neighbouring threads access neighbouring ones.  For 128 x 128 sums, 256 numbers are fetched for a pixel: 16
-multiply-adds a byte.  Strips are stored pixel by pixel, and read 4 entries or filters at once: no bank conflicts.
+and neighbouring threads access neighbouring ones.  For 128 x 128 sums, 256 numbers are fetched for a pixel, with y 384:
+16 or 11 multiply-adds a byte.  Strips are stored pixel by pixel, and read 4 entries or filters at once: no bank
+conflicts.
 
 What bounds it.  Multiply-adds, where there are channels and filters enough: for 1024 of them a thread executes 64 reads
 of shared memory and 75 to 90 other instructions in the larger tiles, of which 24 are for ReLU's slope and the bias.  On
 tensor cores, for 96 of their instructions a warp executes 12 reads of shared memory, 192 instructions that split
-factors, 64 that add, and 90 to 140 others; the tensor cores need longer for theirs.  In a network's first layer,
+factors, 64 that add, and 64 to 140 others; the tensor cores need longer for theirs.  In a network's first layer,
 reading dy and y.
 
 Where channels do not mix, `depthwise` has the sums of chunks.  The direct kernel, for float64 and other groups of few
-channels or filters, has a thread for each filter weight and chunk
-of pixels, which reads two or three numbers for each multiply-add; they come from the caches, which bounds it.
+channels or filters, has a thread for each filter weight and chunk of pixels, which reads two or three numbers for each
+multiply-add; they come from the caches, which bounds it.
 
-Chunks are as many as fill a GPU once, or a few times (`tiles.filter_chunks`): they depend on the shapes and on how
-many multiprocessors there are.  Nothing is added in an order that depends on timing: on one kind of GPU results are
-repeatable bit by bit.
+Chunks are as many as fill a GPU once, or a few times (`tiles.filter_chunks`): they depend on the shapes, on how many
+multiprocessors there are, and, since these decide what room a block takes, on the activation and on where arrays begin.
+Nothing is added in an order that depends on timing: on one kind of GPU results are repeatable bit by bit.
 """
 
 import functools
