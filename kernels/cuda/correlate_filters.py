@@ -87,6 +87,7 @@ from .instructions import (
     store4,
 )
 from .product import fragments_of
+from .slopes import times_slopes
 from .toolkit import cuda
 
 # Groups with fewer channels or filters than this would leave most of every tile empty.
@@ -375,9 +376,9 @@ def next_pixel(walk, p):
 
 
 @inline
-def own_row(walk, order, left):
-    """The row of x that a thread is at, or no picture's if its pixel, number `order`, is not among the `left` next."""
-    return walk[0] if order < left else int32(NO_ROW)
+def own_row(walk, order, rest):
+    """The row of x that a thread is at, or no picture's if its pixel, number `order`, is not among the `rest` next."""
+    return walk[0] if order < rest else int32(NO_ROW)
 
 
 @inline
@@ -388,14 +389,14 @@ def is_inside(patch, row, e, p):
 
 
 @inline
-def copy_patches(patch, target, order, left, p, t):
+def copy_patches(patch, target, order, rest, p, t):
     """Begin to copy a thread's part of a strip of patches to shared memory, with zeros for what does not exist.
 
-    The chunk has `left` more pixels, of which the thread begins with number `order`.
+    The chunk has `rest` more pixels, of which the thread begins with number `order`.
     """
     walk, _, _, sources = patch
     for r in range(t.parts * t.rounds):
-        row = own_row(walk, int32(order + r * t.pixel_step), left)
+        row = own_row(walk, int32(order + r * t.pixel_step), rest)
         for e in range(t.patch_each):
             source = move(sources[e], walk[2])
             to = move(target, r * t.pixel_step * t.stride + e * t.patch_apart)
@@ -407,11 +408,11 @@ def copy_patches(patch, target, order, left, p, t):
 
 
 @inline
-def read_patches(patch, staged, order, left, p, t):
+def read_patches(patch, staged, order, rest, p, t):
     """Read what a thread has of a part of a strip of patches, with zeros for what does not exist."""
     walk, _, _, sources = patch
     for r in range(t.rounds):
-        row = own_row(walk, int32(order + r * t.pixel_step), left)
+        row = own_row(walk, int32(order + r * t.pixel_step), rest)
         for e in range(t.patch_each):
             source, s = move(sources[e], walk[2]), (r * t.patch_each + e) * t.patch_width
             if t.wide_patches:
@@ -469,11 +470,7 @@ def finish_gradients(bias, target, values, sloped, activation, alpha, t):
             if t.wide_filters:
                 a, b, c, d = load4(to)
                 if sloped:
-                    i, j, k, m = load4(own_values)
-                    a = a * slope_from_value(activation, alpha, i)
-                    b = b * slope_from_value(activation, alpha, j)
-                    c = c * slope_from_value(activation, alpha, k)
-                    d = d * slope_from_value(activation, alpha, m)
+                    a, b, c, d = times_slopes((a, b, c, d), load4(own_values), activation, alpha)
                     store4(to, a, b, c, d)
                 bias[own] += a
                 bias[own + 1] += b
@@ -524,6 +521,39 @@ def put_gradients(staged, values, bias, target, sloped, activation, alpha, t):
                 store4(to, staged[s], staged[s + 1], staged[s + 2], staged[s + 3])
             else:
                 store(to, staged[s])
+
+
+# ---------------------------------------------------------------------------------------------------
+# fetching both: by copies, or a half of a strip at a time through registers
+
+
+@inline
+def copy_strips(dy, y, place, ends, patch, target, to_filters, values, order, rest, sloped, p, t):
+    """Begin to copy a thread's part of both strips; filters lie `to_filters` numbers behind entries."""
+    copy_gradients(dy, y, place, ends, move(target, to_filters), values, sloped, p, t)
+    copy_patches(patch, target, order, rest, p, t)
+    close_copies()
+
+
+@inline
+def finish_strips(bias, target, to_filters, values, sloped, activation, alpha, t):
+    """Wait for what `copy_strips` began, and make dz of dy."""
+    await_copies(0)
+    finish_gradients(bias, move(target, to_filters), values, sloped, activation, alpha, t)
+
+
+@inline
+def read_half(dy, y, place, ends, patch, entries, gradients, values, order, rest, sloped, p, t):
+    """Read what a thread has of a half of both strips."""
+    read_patches(patch, entries, order, rest, p, t)
+    read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
+
+
+@inline
+def put_half(entries, gradients, values, bias, target, to_filters, sloped, activation, alpha, t):
+    """Write what `read_half` read, dz in the place of dy, to shared memory."""
+    put_patches(entries, target, t)
+    put_gradients(gradients, values, bias, move(target, to_filters), sloped, activation, alpha, t)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -629,7 +659,7 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
             # Places of one filter grow from pixel to pixel, so that one comparison knows both ends.
             ends[e] = int32(end * p.out_channels) if own_filter + e * t.filter_apart < p.group_filters else int32(0)
         target = pin(move(base, order * stride + lane * patch_width))
-        filters = int32(rows + lane * (filter_width - patch_width))
+        to_filters = int32(rows + lane * (filter_width - patch_width))
         own_values = pin(move(base, t.values_begin + order * t.values_stride + lane * filter_width))
         if own_entry >= p.entries:
             order = int32(NO_PIXEL)
@@ -647,19 +677,14 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
 
         rest = int32(end - begin)
         if copying:
-            copy_gradients(dy, y, place, ends, move(target, filters), own_values, sloped, p, t)
-            copy_patches(patch, target, order, rest, p, t)
-            close_copies()
-            await_copies(0)
-            finish_gradients(bias, move(target, filters), own_values, sloped, activation, alpha, t)
+            copy_strips(dy, y, place, ends, patch, target, to_filters, own_values, order, rest, sloped, p, t)
+            finish_strips(bias, target, to_filters, own_values, sloped, activation, alpha, t)
         else:
             for h in range(2):
-                read_patches(patch, entries, order, int32(rest - h * half), p, t)
-                read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
+                part = int32(rest - h * half)
+                read_half(dy, y, place, ends, patch, entries, gradients, values, order, part, sloped, p, t)
                 to = move(target, h * half * stride)
-                put_patches(entries, to, t)
-                to = move(to, filters)
-                put_gradients(gradients, values, bias, to, sloped, activation, alpha, t)
+                put_half(entries, gradients, values, bias, to, to_filters, sloped, activation, alpha, t)
 
         # What is fetched lies one pair of strips from what is multiplied, before it or after it by turns.
         swap = int32(strips_size)
@@ -669,12 +694,9 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
             cuda.syncthreads()
             # Past the chunk's end nothing is fetched but zeros, and nothing is made of them.
             if copying:
-                copy_gradients(dy, y, place, ends, move(target, filters), own_values, sloped, p, t)
-                copy_patches(patch, target, order, rest, p, t)
-                close_copies()
+                copy_strips(dy, y, place, ends, patch, target, to_filters, own_values, order, rest, sloped, p, t)
             else:
-                read_patches(patch, entries, order, rest, p, t)
-                read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
+                read_half(dy, y, place, ends, patch, entries, gradients, values, order, rest, sloped, p, t)
             if on_tensor_cores:
                 multiply_fragment_steps(
                     sums, left, right, lane, thread_rows, thread_columns, depth, stride, stride, fragments
@@ -684,13 +706,11 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
                     sums, left, right, thread_rows, thread_columns, half, stride, stride, row_step, column_step
                 )
             if copying:
-                await_copies(0)
-                finish_gradients(bias, move(target, filters), own_values, sloped, activation, alpha, t)
+                finish_strips(bias, target, to_filters, own_values, sloped, activation, alpha, t)
             else:
-                put_patches(entries, target, t)
-                put_gradients(gradients, values, bias, move(target, filters), sloped, activation, alpha, t)
-                read_patches(patch, entries, order, int32(rest - half), p, t)
-                read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
+                put_half(entries, gradients, values, bias, target, to_filters, sloped, activation, alpha, t)
+                part = int32(rest - half)
+                read_half(dy, y, place, ends, patch, entries, gradients, values, order, part, sloped, p, t)
             if not on_tensor_cores:
                 multiply_steps(
                     sums, move(left, half * stride), move(right, half * stride),
@@ -698,8 +718,7 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
                 )  # fmt: skip
             if not copying:
                 to = move(target, half * stride)
-                put_patches(entries, to, t)
-                put_gradients(gradients, values, bias, move(to, filters), sloped, activation, alpha, t)
+                put_half(entries, gradients, values, bias, to, to_filters, sloped, activation, alpha, t)
             left, right = move(left, swap), move(right, swap)
             swap = int32(-swap)
 
