@@ -95,10 +95,13 @@ def _correlate2d_gradient_input(make):
     }  # fmt: skip
 
 
-# Of the gradient by filters, one kernel that fetches numbers one by one, one that fetches four at a time, and the one
-# with a thread for each weight: these take longest to compile.
+# Of the gradient by filters, kernels that fetch numbers one by one in each of their tiles, one that fetches four at a
+# time, and the one with a thread for each weight: these take longest to compile.
 _FILTER_GRADIENTS = {
     "one by one": _CORRELATIONS["same, 3 channels"],
+    "first layer, 7 x 7": (correlation_geometry((1, 9, 9, 3), 7, 64), formulas.RELU),
+    "first layer, 62 filters": (correlation_geometry((1, 9, 9, 3), 7, 62), formulas.RELU),
+    "first layer, 11 x 11": (correlation_geometry((1, 13, 13, 3), 11, 98), formulas.RELU),
     "four at a time": (correlation_geometry((2, 6, 5, 4), 3, 8, padding="same"), formulas.RELU),
     "depthwise": _CORRELATIONS["depthwise"],
     "depthwise, strides": _CORRELATIONS["depthwise, strides"],

@@ -31,13 +31,13 @@ def test_every_tile_on_tensor_cores(tile, monkeypatch):
     assert counters.bank_conflicts() == 0
 
 
-# Four channels and filters at once; channels one by one; filters one by one.
+# Four channels and filters at once, in pictures of fewer pixels than a thread's step; channels one by one; filters one
+# by one.
 WIDTHS = {
-    "wide": correlation_geometry((1, 5, 7, 12), (4, 3), 36, padding="same"),
+    "wide": correlation_geometry((4, 3, 3, 12), (4, 3), 36, padding="same"),
     "scalar channels": correlation_geometry((1, 5, 7, 3), (5, 3), 36, padding="same"),
     "scalar filters": correlation_geometry((1, 7, 8, 12), 3, 34),
 }
-TILES = {f"{tile.rows}x{tile.columns}": tile for tile in tiles.FILTER_TILES}
 
 
 @pytest.mark.parametrize(
@@ -45,22 +45,26 @@ TILES = {f"{tile.rows}x{tile.columns}": tile for tile in tiles.FILTER_TILES}
     [
         ("128x128", "wide", (8, 6)),
         ("128x64", "wide", (8, 6)),
-        ("128x64", "scalar filters", (7, 5)),
+        ("128x64", "wide", (7, 5)),
         ("64x64", "wide", (8, 6)),
-        ("128x32", "scalar filters", (8, 6)),
+        ("128x32", "wide", (8, 6)),
+        ("32x32", "wide", (7, 5)),
+        ("128x128", "scalar channels", (8, 6)),
+        ("64x64", "scalar filters", (7, 5)),
         ("32x32", "scalar channels", (7, 5)),
     ],
 )
 def test_every_tile(size, widths, capability, monkeypatch):
-    monkeypatch.setattr(tiles, "FILTER_TILES", (TILES[size],))
-    monkeypatch.setattr(tiles, "FILTER_SCALAR_TILES", (TILES[size],))
+    choices = "FILTER_TILES" if widths == "wide" else "FILTER_SCALAR_TILES"
+    [tile] = [tile for tile in getattr(tiles, choices) if f"{tile.rows}x{tile.columns}" == size]
+    monkeypatch.setattr(tiles, choices, (tile,))
     correlate_filters._plan.cache_clear()
     counters = Counters()
     with Gpu(capability, counters=counters).installed() as gpu:
         case = {"geometry": WIDTHS[widths], "activation": formulas.RELU}
         CHECKS["correlate2d_gradient_filters"](device, Data(3, np.float32), **case)
     correlate_filters._plan.cache_clear()
-    assert gpu.launched[0][2] == (TILES[size].threads,)
+    assert gpu.launched[0][2] == (tile.threads,)
     assert counters.bank_conflicts() == 0
 
 
@@ -108,6 +112,27 @@ def test_the_sum_over_chunks(splits):
     for total, part in zip(got, sums, strict=True):
         bound = splits * np.finfo(np.float64).eps * np.abs(part).sum(0)
         assert (np.abs(total - part.sum(0)) <= bound).all()
+
+
+# Every place of x is below 2**31, but not where windows begin, behind the padding.
+PADDED = correlation_geometry((1, 26754, 26754, 3), 5, 8, strides=2, padding="full")
+COUNTABLE = [
+    correlation_geometry((1, 26754, 26754, 3), 5, 8, strides=2),
+    correlation_geometry((128, 56, 56, 64), 3, 64, padding="same"),
+    correlation_geometry((64, 1, 1, 4096), 1, 4096),
+    correlation_geometry((1, 1, 1, 1), 1, 1),
+]
+UNCOUNTABLE = [
+    PADDED,
+    correlation_geometry((1, 1, 1, 8), 1, 8, padding=((1 << 29, 0), (0, 0)), strides=1 << 20),
+    correlation_geometry((1, 8192, 8192, 24), (8192, 8192), 8),  # the picture after the last
+    correlation_geometry((1, 8192, 8192, 8), 1, 32),  # the last pixels of dy
+]
+
+
+@pytest.mark.parametrize("geometry", COUNTABLE + UNCOUNTABLE, ids=lambda g: "x".join(map(str, g.input_shape)))
+def test_what_32_bits_count(geometry):
+    assert correlate_filters._countable(geometry) == (geometry in COUNTABLE)
 
 
 def test_chunks_fill_whole_rounds():

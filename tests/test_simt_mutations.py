@@ -51,7 +51,11 @@ SHOWN_BY = {
     "unpool_kernel": ["correlate2d_max_pool2d_gradient_input"],
     "direct_gradient_filters_kernel": ["correlate2d_gradient_filters"],
     "place_entries": ["correlate2d_gradient_filters"],
+    "next_pixel": ["correlate2d_gradient_filters"],
     "own_row": ["correlate2d_gradient_filters"],
+    "is_inside": ["correlate2d_gradient_filters"],
+    "copy_gradients": ["correlate2d_gradient_filters"],
+    "read_gradients": ["correlate2d_gradient_filters"],
     "store_sums": ["correlate2d_gradient_filters"],
     "_sum_chunks": ["correlate2d_gradient_filters"],
     "correlate_first_kernel": ["correlate2d"],
@@ -237,7 +241,7 @@ def test_no_kernel_with_barriers_is_left_out():
 
 # Strips pass through registers where copies cannot be asynchronous: that is a loop of its own.
 OLDER, NEWER = (7, 5), (9, 0)
-ARCHITECTURES = {"product": (NEWER, OLDER)}
+ARCHITECTURES = dict.fromkeys(("correlate_filters", "product"), (NEWER, OLDER))
 
 CONDITIONS = [condition for module in MODULES for condition in mutants.conditions(module)]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 from gpuconv.kernels import formulas
-from gpuconv.kernels.cuda import product, tiles, toolkit
+from gpuconv.kernels.cuda import correlate, product, tiles, toolkit
 from gpuconv.kernels.geometry import correlation_geometry
 from kernel_checks import CHECKS, Data
 from simt import Counters, Gpu
@@ -138,3 +138,11 @@ def test_sums_that_blocks_share_lie_further_apart_than_32_bits_count(monkeypatch
     expected = reference.correlate2d(x, filters, np.zeros(16), g, reference.LINEAR, 0.0)
     size = reference.correlate2d(np.abs(x), np.abs(filters), np.zeros(16), g, reference.LINEAR, 0.0)
     assert (np.abs(got - expected) <= 3 * 64 * 2.0**-24 * size).all()
+
+
+def test_gradients_that_32_bits_cannot_count_are_not_prepared():
+    # Together they are more than 2**31 - 1, one by one they are not.
+    dy, few, many = (np.broadcast_to(np.float32(0), count) for count in ((1 << 30, 1), 1 << 20, 1 << 30))
+    assert correlate._countable(dy, few)
+    assert not correlate._countable(dy, many)
+    assert not correlate._countable(np.broadcast_to(np.float32(0), 2**31 - 2), np.float32([1]))  # nor the grid's step

@@ -23,7 +23,7 @@ import numpy as np
 from numpy import int32
 
 from ..formulas import LINEAR
-from ..geometry import int32_geometry
+from ..geometry import LARGEST_INT32, int32_geometry
 from . import depthwise, direct, narrow, product, tiles, toolkit
 from .correlate_filters import correlate2d_gradient_filters  # noqa: F401 (offered here)
 from .correlate_first import correlate_first, suits
@@ -77,7 +77,7 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
         turned, sums = toolkit.address(workspace, slopes), toolkit.address(workspace, sums_begin)
         dz = toolkit.address(workspace if slopes else dy)
         addresses = [toolkit.address(array) for array in (dy, y, filters)]
-        width = tiles.row_width(np.float32, dy.size, *addresses[:2], dz)
+        width = tiles.row_width(np.float32, dy.size, *addresses[:2], dz) if slopes else 1
         vectors = dy.size // width if slopes else 0
         blocks, threads = tiles.element_grid(vectors + filters.size)
         kernel = _prepare_kernel(int(activation), width)
@@ -103,10 +103,15 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
         toolkit.attempt(toolkit.variant(f"{name} of few channels", geometry), of_few_channels, directly)
     elif dx.dtype == np.float32 and depthwise.suits(geometry):
         toolkit.attempt(toolkit.variant(f"{name} of channels by themselves", geometry), by_channels, directly)
-    elif all(product.is_suited(phase.geometry, dx.dtype) for phase in phases):
+    elif _countable(dy, filters) and all(product.is_suited(phase.geometry, dx.dtype) for phase in phases):
         toolkit.attempt(toolkit.variant(f"{name} in register tiles", geometry), in_tiles, directly)
     else:
         directly()
+
+
+def _countable(dy, filters):
+    """Whether `_prepare_kernel` can count its elements in 32 bits, and the grid that it steps by past the last."""
+    return dy.size + filters.size + tiles.MOST_ELEMENT_BLOCKS * tiles.ELEMENT_THREADS <= LARGEST_INT32
 
 
 def _multiple_of_4(count):

@@ -22,33 +22,36 @@ The tiled kernel (float32).  The result is small, its sums are long::
 There is room for two pairs of strips: the next one is fetched while this one is multiplied, so that one barrier for 16
 pixels is enough.  The thread that fetched a number of dy multiplies it by the activation's slope, and adds it to the
 gradient of the bias.  From compute capability 8.0 on, x, dy and y come by asynchronous copies, and a thread finishes
-what it has copied of dy halfway through the multiplication.  On 7.5 they come through registers; to have few of these
-wait for memory, in two halves of 8 pixels each.
+what it has copied of dy halfway through the multiplication, on tensor cores after it.  y lies in a strip of its own;
+one is enough, since only the thread that copied it reads it.  Shared memory: 40 KB for 128 x 128, below the 48 KB that
+every GPU gives.  On 7.5 they come through registers; to have few of these wait for memory, in two halves of 8 pixels
+each.
 
 Where three products on tensor cores take the place of one (`product.fragments_of`), a warp multiplies strips of 64
-entries and 32 filters, which are fetched in the same way, and dz at once.
+entries and 32 filters, which are fetched in the same way.
 
 Which pixel a thread fetches next follows from the last one by additions alone (`next_pixel`), where dividing its number
 by the picture's extents would take several times as many instructions.  Still it costs as much as two or three
 accesses: so a thread fetches several entries and filters of few pixels, in 128 x 64 and larger tiles of one of the 16.
 
 Memory traffic.  Where channels and filters are multiples of 4, all global accesses but those of biases are of 16 bytes,
-and neighbouring threads access neighbouring ones.  For 128 x 128 sums, 256 numbers are fetched for a pixel: 16
-multiply-adds a byte.  Strips are stored pixel by pixel, and read 4 entries or filters at once: no bank conflicts.
+and neighbouring threads access neighbouring ones.  For 128 x 128 sums, 256 numbers are fetched for a pixel, with y 384:
+16 or 11 multiply-adds a byte.  Strips are stored pixel by pixel, and read 4 entries or filters at once: no bank
+conflicts.
 
 What bounds it.  Multiply-adds, where there are channels and filters enough: for 1024 of them a thread executes 64 reads
 of shared memory and 75 to 90 other instructions in the larger tiles, of which 24 are for ReLU's slope and the bias.  On
 tensor cores, for 96 of their instructions a warp executes 12 reads of shared memory, 192 instructions that split
-factors, 64 that add, and 90 to 140 others; the tensor cores need longer for theirs.  In a network's first layer,
+factors, 64 that add, and 64 to 140 others; the tensor cores need longer for theirs.  In a network's first layer,
 reading dy and y.
 
 Where channels do not mix, `depthwise` has the sums of chunks.  The direct kernel, for float64 and other groups of few
-channels or filters, has a thread for each filter weight and chunk
-of pixels, which reads two or three numbers for each multiply-add; they come from the caches, which bounds it.
+channels or filters, has a thread for each filter weight and chunk of pixels, which reads two or three numbers for each
+multiply-add; they come from the caches, which bounds it.
 
-Chunks are as many as fill a GPU once, or a few times (`tiles.filter_chunks`): they depend on the shapes and on how
-many multiprocessors there are.  Nothing is added in an order that depends on timing: on one kind of GPU results are
-repeatable bit by bit.
+Chunks are as many as fill a GPU once, or a few times (`tiles.filter_chunks`): they depend on the shapes, on how many
+multiprocessors there are, and, since these decide what room a block takes, on the activation and on where arrays begin.
+Nothing is added in an order that depends on timing: on one kind of GPU results are repeatable bit by bit.
 """
 
 import functools
@@ -84,10 +87,12 @@ from .instructions import (
     store4,
 )
 from .product import fragments_of
+from .slopes import times_slopes
 from .toolkit import cuda
 
 # Groups with fewer channels or filters than this would leave most of every tile empty.
 SMALLEST_GROUP = 8
+# So many pixels past the last a thread may be at: a step of all tiles is shorter.
 PIXELS_PAST = 64
 SUM_THREADS = tiles.CHUNK_SUM_THREADS
 # A row above all pictures, even from that many rows on, and a pixel past all chunks.
@@ -100,8 +105,6 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
     real = dfilters.dtype.type
     group_channels, group_filters = g.channels // g.groups, g.out_channels // g.groups
     small = g.groups > 1 and min(group_channels, group_filters) < SMALLEST_GROUP
-    # Places of dy are compared up to some pixels past the last.
-    countable = dy.size + PIXELS_PAST * g.out_channels <= LARGEST_INT32 and g.height < -NO_ROW
     call = x, dy, y, g, activation, alpha, dfilters, dbias
     if real == np.float32 and depthwise.suits(g):
         toolkit.attempt(
@@ -109,7 +112,7 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
             lambda: _gradient_by_channels(*call),
             lambda: _gradient_directly(*call),
         )
-    elif real == np.float32 and countable and not small:
+    elif real == np.float32 and not small and _countable(g):
         toolkit.attempt(
             toolkit.variant("correlate2d_gradient_filters in register tiles", g),
             lambda: _gradient_by_tiles(*call),
@@ -117,6 +120,19 @@ def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters
         )
     else:
         _gradient_directly(*call)
+
+
+def _countable(g):
+    """Whether the places that the tiled kernel adds up fit into 32 bits, padding and what lies past the end included.
+
+    Windows begin within the padding, and a thread's next one may be that of a pixel past the last.
+    """
+    pixels = g.out_height * g.out_width
+    rows = max(g.height + g.pad_top + g.pad_bottom, g.out_height * g.stride_height)
+    columns = max(g.width + g.pad_left + g.pad_right, g.out_width * g.stride_width)
+    reach = ((g.batch - 1 + PIXELS_PAST // pixels) * g.height + rows) * g.width + columns
+    last = (g.batch * pixels + PIXELS_PAST) * g.out_channels
+    return max(reach * g.channels, last) <= LARGEST_INT32 and rows < -NO_ROW
 
 
 def _gradient_by_tiles(x, dy, y, g, activation, alpha, dfilters, dbias):
@@ -360,9 +376,9 @@ def next_pixel(walk, p):
 
 
 @inline
-def own_row(walk, order, left):
-    """The row of x that a thread is at, or no picture's if its pixel, number `order`, is not among the `left` next."""
-    return walk[0] if order < left else int32(NO_ROW)
+def own_row(walk, order, rest):
+    """The row of x that a thread is at, or no picture's if its pixel, number `order`, is not among the `rest` next."""
+    return walk[0] if order < rest else int32(NO_ROW)
 
 
 @inline
@@ -373,14 +389,14 @@ def is_inside(patch, row, e, p):
 
 
 @inline
-def copy_patches(patch, target, order, left, p, t):
+def copy_patches(patch, target, order, rest, p, t):
     """Begin to copy a thread's part of a strip of patches to shared memory, with zeros for what does not exist.
 
-    The chunk has `left` more pixels, of which the thread begins with number `order`.
+    The chunk has `rest` more pixels, of which the thread begins with number `order`.
     """
     walk, _, _, sources = patch
     for r in range(t.parts * t.rounds):
-        row = own_row(walk, int32(order + r * t.pixel_step), left)
+        row = own_row(walk, int32(order + r * t.pixel_step), rest)
         for e in range(t.patch_each):
             source = move(sources[e], walk[2])
             to = move(target, r * t.pixel_step * t.stride + e * t.patch_apart)
@@ -392,11 +408,11 @@ def copy_patches(patch, target, order, left, p, t):
 
 
 @inline
-def read_patches(patch, staged, order, left, p, t):
+def read_patches(patch, staged, order, rest, p, t):
     """Read what a thread has of a part of a strip of patches, with zeros for what does not exist."""
     walk, _, _, sources = patch
     for r in range(t.rounds):
-        row = own_row(walk, int32(order + r * t.pixel_step), left)
+        row = own_row(walk, int32(order + r * t.pixel_step), rest)
         for e in range(t.patch_each):
             source, s = move(sources[e], walk[2]), (r * t.patch_each + e) * t.patch_width
             if t.wide_patches:
@@ -454,11 +470,7 @@ def finish_gradients(bias, target, values, sloped, activation, alpha, t):
             if t.wide_filters:
                 a, b, c, d = load4(to)
                 if sloped:
-                    i, j, k, m = load4(own_values)
-                    a = a * slope_from_value(activation, alpha, i)
-                    b = b * slope_from_value(activation, alpha, j)
-                    c = c * slope_from_value(activation, alpha, k)
-                    d = d * slope_from_value(activation, alpha, m)
+                    a, b, c, d = times_slopes((a, b, c, d), load4(own_values), activation, alpha)
                     store4(to, a, b, c, d)
                 bias[own] += a
                 bias[own + 1] += b
@@ -509,6 +521,39 @@ def put_gradients(staged, values, bias, target, sloped, activation, alpha, t):
                 store4(to, staged[s], staged[s + 1], staged[s + 2], staged[s + 3])
             else:
                 store(to, staged[s])
+
+
+# ---------------------------------------------------------------------------------------------------
+# fetching both: by copies, or a half of a strip at a time through registers
+
+
+@inline
+def copy_strips(dy, y, place, ends, patch, target, to_filters, values, order, rest, sloped, p, t):
+    """Begin to copy a thread's part of both strips; filters lie `to_filters` numbers behind entries."""
+    copy_gradients(dy, y, place, ends, move(target, to_filters), values, sloped, p, t)
+    copy_patches(patch, target, order, rest, p, t)
+    close_copies()
+
+
+@inline
+def finish_strips(bias, target, to_filters, values, sloped, activation, alpha, t):
+    """Wait for what `copy_strips` began, and make dz of dy."""
+    await_copies(0)
+    finish_gradients(bias, move(target, to_filters), values, sloped, activation, alpha, t)
+
+
+@inline
+def read_half(dy, y, place, ends, patch, entries, gradients, values, order, rest, sloped, p, t):
+    """Read what a thread has of a half of both strips."""
+    read_patches(patch, entries, order, rest, p, t)
+    read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
+
+
+@inline
+def put_half(entries, gradients, values, bias, target, to_filters, sloped, activation, alpha, t):
+    """Write what `read_half` read, dz in the place of dy, to shared memory."""
+    put_patches(entries, target, t)
+    put_gradients(gradients, values, bias, move(target, to_filters), sloped, activation, alpha, t)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -614,7 +659,7 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
             # Places of one filter grow from pixel to pixel, so that one comparison knows both ends.
             ends[e] = int32(end * p.out_channels) if own_filter + e * t.filter_apart < p.group_filters else int32(0)
         target = pin(move(base, order * stride + lane * patch_width))
-        filters = int32(rows + lane * (filter_width - patch_width))
+        to_filters = int32(rows + lane * (filter_width - patch_width))
         own_values = pin(move(base, t.values_begin + order * t.values_stride + lane * filter_width))
         if own_entry >= p.entries:
             order = int32(NO_PIXEL)
@@ -632,19 +677,14 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
 
         rest = int32(end - begin)
         if copying:
-            copy_gradients(dy, y, place, ends, move(target, filters), own_values, sloped, p, t)
-            copy_patches(patch, target, order, rest, p, t)
-            close_copies()
-            await_copies(0)
-            finish_gradients(bias, move(target, filters), own_values, sloped, activation, alpha, t)
+            copy_strips(dy, y, place, ends, patch, target, to_filters, own_values, order, rest, sloped, p, t)
+            finish_strips(bias, target, to_filters, own_values, sloped, activation, alpha, t)
         else:
             for h in range(2):
-                read_patches(patch, entries, order, int32(rest - h * half), p, t)
-                read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
+                part = int32(rest - h * half)
+                read_half(dy, y, place, ends, patch, entries, gradients, values, order, part, sloped, p, t)
                 to = move(target, h * half * stride)
-                put_patches(entries, to, t)
-                to = move(to, filters)
-                put_gradients(gradients, values, bias, to, sloped, activation, alpha, t)
+                put_half(entries, gradients, values, bias, to, to_filters, sloped, activation, alpha, t)
 
         # What is fetched lies one pair of strips from what is multiplied, before it or after it by turns.
         swap = int32(strips_size)
@@ -654,12 +694,9 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
             cuda.syncthreads()
             # Past the chunk's end nothing is fetched but zeros, and nothing is made of them.
             if copying:
-                copy_gradients(dy, y, place, ends, move(target, filters), own_values, sloped, p, t)
-                copy_patches(patch, target, order, rest, p, t)
-                close_copies()
+                copy_strips(dy, y, place, ends, patch, target, to_filters, own_values, order, rest, sloped, p, t)
             else:
-                read_patches(patch, entries, order, rest, p, t)
-                read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
+                read_half(dy, y, place, ends, patch, entries, gradients, values, order, rest, sloped, p, t)
             if on_tensor_cores:
                 multiply_fragment_steps(
                     sums, left, right, lane, thread_rows, thread_columns, depth, stride, stride, fragments
@@ -669,13 +706,11 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
                     sums, left, right, thread_rows, thread_columns, half, stride, stride, row_step, column_step
                 )
             if copying:
-                await_copies(0)
-                finish_gradients(bias, move(target, filters), own_values, sloped, activation, alpha, t)
+                finish_strips(bias, target, to_filters, own_values, sloped, activation, alpha, t)
             else:
-                put_patches(entries, target, t)
-                put_gradients(gradients, values, bias, move(target, filters), sloped, activation, alpha, t)
-                read_patches(patch, entries, order, int32(rest - half), p, t)
-                read_gradients(dy, y, place, ends, gradients, values, sloped, p, t)
+                put_half(entries, gradients, values, bias, target, to_filters, sloped, activation, alpha, t)
+                part = int32(rest - half)
+                read_half(dy, y, place, ends, patch, entries, gradients, values, order, part, sloped, p, t)
             if not on_tensor_cores:
                 multiply_steps(
                     sums, move(left, half * stride), move(right, half * stride),
@@ -683,8 +718,7 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
                 )  # fmt: skip
             if not copying:
                 to = move(target, half * stride)
-                put_patches(entries, to, t)
-                put_gradients(gradients, values, bias, move(to, filters), sloped, activation, alpha, t)
+                put_half(entries, gradients, values, bias, to, to_filters, sloped, activation, alpha, t)
             left, right = move(left, swap), move(right, swap)
             swap = int32(-swap)
 

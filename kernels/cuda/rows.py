@@ -40,7 +40,7 @@ def row_of_lane(first_row, rows, columns, width):
 
 @inline
 def speaks_for_row(write_end):
-    """Whether a lane is the one that writes what its row has one of."""
+    """Whether a lane is the one lane that writes its row's single number (a loss, a hit)."""
     return cuda.threadIdx.x == 0 and write_end > 0
 
 

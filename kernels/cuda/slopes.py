@@ -20,11 +20,19 @@ def dz_if(wanted, dy, y, place, activation, alpha):
 @inline
 def dz4_if(wanted, dy, y, place, activation, alpha):
     """The four numbers of dz from a place on, which is a multiple of 4, or zeros."""
-    a, b, c, d = load4_if(wanted, move(dy, place))
+    numbers = load4_if(wanted, move(dy, place))
     if activation != 0:
-        e, f, g, h = load4_if(wanted, move(y, place))
-        a = a * slope_from_value(activation, alpha, e)
-        b = b * slope_from_value(activation, alpha, f)
-        c = c * slope_from_value(activation, alpha, g)
-        d = d * slope_from_value(activation, alpha, h)
+        numbers = times_slopes(numbers, load4_if(wanted, move(y, place)), activation, alpha)
+    return numbers
+
+
+@inline
+def times_slopes(gradients, values, activation, alpha):
+    """Four numbers of dz, from those of dy and y."""
+    a, b, c, d = gradients
+    e, f, g, h = values
+    a = a * slope_from_value(activation, alpha, e)
+    b = b * slope_from_value(activation, alpha, f)
+    c = c * slope_from_value(activation, alpha, g)
+    d = d * slope_from_value(activation, alpha, h)
     return a, b, c, d

@@ -148,8 +148,12 @@ else:
         RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 16),
     )
     # For what is fetched one by one: square ones, or a thread would have too many addresses to keep; and registers for
-    # those that it has.
-    FILTER_SCALAR_TILES = (FILTER_TILES[0], FILTER_TILES[2], RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 12))
+    # those that it has, by fewer blocks.
+    FILTER_SCALAR_TILES = (
+        FILTER_TILES[0],
+        FILTER_TILES[2]._replace(blocks=4),
+        RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 12),
+    )
     # For tensor cores, by warps of 64 x 32 sums.
     FILTER_FRAGMENT_TILES = (
         RegisterTile(128, 64, 16, 2, 8, 8, 8, 4, 2),
@@ -340,8 +344,9 @@ def filter_tile(choices, entries, filters):
 def filter_fetchers(tile, patch_width, filter_width, parts):
     """How many neighbouring threads of a gradient by filters fetch one pixel's entries and filters.
 
-    As few as read whole lines of 128 bytes and have 4 addresses each, since each pixel that a thread fetches costs it
-    as much as 2 or 3 entries; as many as there are for the pixels of one of the `parts` of a strip.
+    Few, since each pixel that a thread fetches costs it as much as 2 or 3 entries; but at least 8, which read lines of
+    128 bytes where numbers are read four at a time, enough that none has more than 4 addresses of entries or of
+    filters, and as many as there are for the pixels of one of the `parts` of a strip.
     """
     entries, filters = tile.rows // patch_width, tile.columns // filter_width
     return min(entries, filters, tile.threads, max(8, entries // 4, filters // 4, tile.threads * parts // tile.depth))
@@ -351,6 +356,7 @@ def filter_padding(fetchers, patch_width, filter_width, fragments):
     """How many numbers the strips of a gradient by filters have more than a pixel's, so that no two meet in a bank."""
     if fragments is not None:
         return 4
+    # The fetchers of a warp write single numbers of 32 / fetchers pixels side by side; rows begin at multiples of 4.
     return fetchers // 4 * 4 % WARP if min(patch_width, filter_width) == 1 else 0
 
 
@@ -392,7 +398,17 @@ def filter_chunks(pixels, blocks, resident):
 
 
 def resident_blocks(tile, shared_bytes, capability, multiprocessors):
-    """How many blocks of a tile of a gradient by filters a GPU holds at once, by registers and by shared memory."""
+    """How many blocks of a tile of a gradient by filters a GPU holds at once, by registers and by shared memory.
+
+    Parameters
+    ----------
+    tile : RegisterTile
+        Its `blocks` are those that the registers of a multiprocessor are for.
+    shared_bytes : int
+        Of a block.
+    capability : tuple of int
+    multiprocessors : int
+    """
     # Shared memory of a multiprocessor, in KiB, as NVIDIA's programming guide has it, of which the system takes some.
     shared = {(7, 5): 64, (8, 0): 164, (9, 0): 228, (10, 0): 228}.get(tuple(capability), 100) << 10
     own = shared_bytes + (1024 if capability >= (8, 0) else 0)

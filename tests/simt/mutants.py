@@ -16,6 +16,8 @@ from gpuconv.kernels.cuda.toolkit import cuda
 
 from .launch import Gpu
 
+# Modules whose comparisons count too where they have a name, or are a function's result.
+NAMED = ("correlate_filters", "loss", "metric", "rows")
 # The register that switches comparisons off, and what it holds for the first of them: no grid here is so large.
 SWITCH, FIRST = "%nctaid.z", 40_000
 
@@ -81,11 +83,14 @@ class Condition:
 
 
 def conditions(module):
-    """Every comparison that decides an ``if``, a ``while`` or a conditional expression inside of a kernel."""
+    """Every comparison that decides an ``if``, a ``while`` or a conditional expression inside of a kernel.
+
+    Of the modules `NAMED`, those also that are assigned or returned.
+    """
     tree = ast.parse(_source(module))
     return [
         Condition(module, number, function, comparison.lineno, ast.unparse(comparison))
-        for number, (function, comparison) in enumerate(_comparisons(tree))
+        for number, (function, comparison) in enumerate(_comparisons(tree, module in NAMED))
     ]
 
 
@@ -119,7 +124,7 @@ def switchable(module):
         sys.modules[f"{name}.{other}"] = original
         setattr(copy_of_device, other, original)
     tree = ast.parse(_source(module))
-    numbers = {id(comparison): number for number, (_, comparison) in enumerate(_comparisons(tree))}
+    numbers = {id(comparison): number for number, (_, comparison) in enumerate(_comparisons(tree, module in NAMED))}
     source = ast.fix_missing_locations(_Switch(numbers).visit(tree))
     mutated = _module(f"{name}.{module}", sys.modules[f"{device.__name__}.{module}"].__file__)
     setattr(copy_of_device, module, mutated)
@@ -160,14 +165,23 @@ def _source(module):
     return inspect.getsource(sys.modules[f"gpuconv.kernels.cuda.{module}"])
 
 
-def _comparisons(tree):
+def _comparisons(tree, named):
     """Comparisons within conditions within functions that `cuda.jit` or `inline` decorate, in the source's order."""
+    seen = set()
     for function in _kernels(tree):
         for node in ast.walk(function):
-            if isinstance(node, (ast.If, ast.While, ast.IfExp)):
-                for part in ast.walk(node.test):
-                    if isinstance(part, ast.Compare):
-                        yield function.name, part
+            decision = _decision(node, named)
+            for part in ast.walk(decision) if decision else ():
+                if isinstance(part, ast.Compare) and id(part) not in seen:
+                    seen.add(id(part))
+                    yield function.name, part
+
+
+def _decision(node, named):
+    """What a node of the tree decides by, or None: with `named`, what is assigned or returned too."""
+    if isinstance(node, (ast.If, ast.While, ast.IfExp)):
+        return node.test
+    return node.value if named and isinstance(node, (ast.Assign, ast.Return)) else None
 
 
 def _kernels(tree):
