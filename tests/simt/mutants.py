@@ -17,7 +17,7 @@ from gpuconv.kernels.cuda.toolkit import cuda
 from .launch import Gpu
 
 # Modules whose comparisons count too where they have a name, or are a function's result.
-NAMED = ("correlate_filters", "loss", "metric", "rows")
+NAMED = ("correlate_filters", "rows")
 # The register that switches comparisons off, and what it holds for the first of them: no grid here is so large.
 SWITCH, FIRST = "%nctaid.z", 40_000
 
