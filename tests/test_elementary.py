@@ -132,10 +132,15 @@ def test_streamed_numbers(dtype):
 
 
 def unaligned(shape, dtype):
-    """An array that starts within a line of memory, and the number before and the number behind it, all NaN."""
-    size = math.prod(shape)
-    whole = np.full(size + 2, np.nan, dtype)
-    return whole[1:-1].reshape(shape), whole[[0, -1]]
+    """An array that starts within a line of memory, and with the number before and the number behind it; all NaN."""
+    whole = np.full(math.prod(shape) + 2, np.nan, dtype)
+    return whole[1:-1].reshape(shape), whole
+
+
+def past_the_caches(dtype):
+    """Numbers, and an `unaligned` array for as many results."""
+    x = np.random.default_rng(0).standard_normal(streaming.PAST_CACHES // np.dtype(dtype).itemsize + 333, dtype)
+    return x, *unaligned(x.shape, dtype)
 
 
 @pytest.mark.parametrize("dtype", REAL)
@@ -143,7 +148,7 @@ def unaligned(shape, dtype):
 def test_softmax_past_the_caches(columns, dtype):
     rows = streaming.PAST_CACHES // np.dtype(dtype).itemsize // columns + 5
     x = np.random.default_rng(0).standard_normal((rows, columns), dtype)
-    y, around = unaligned(x.shape, dtype)
+    y, whole = unaligned(x.shape, dtype)
     parts = np.empty_like(x)
     before = get_num_threads()
     for threads in (1, 2):
@@ -155,28 +160,24 @@ def test_softmax_past_the_caches(columns, dtype):
             part = slice(start, start + rows // 3)
             cpu.softmax(x[part], parts[part])
         np.testing.assert_array_equal(y, parts)
-        assert np.isnan(around).all()
+        assert np.isnan(whole[[0, -1]]).all()
 
 
 @pytest.mark.parametrize("dtype", REAL)
 def test_activations_past_the_caches(dtype):
-    size = streaming.PAST_CACHES // np.dtype(dtype).itemsize + 333
-    x = np.random.default_rng(0).standard_normal(size, dtype)
-    y, around = unaligned((size,), dtype)
-    parts = np.empty_like(x)
+    x, y, whole = past_the_caches(dtype)
+    size, parts = x.size, np.empty_like(x)
     cpu.activate(x, SIGMOID, 0.0, y)
     for part in (slice(size // 2), slice(size // 2, None)):
         cpu.activate(x[part], SIGMOID, 0.0, parts[part])
     np.testing.assert_array_equal(y, parts)
-    assert np.isnan(around).all()
+    assert np.isnan(whole[[0, -1]]).all()
 
 
 @pytest.mark.parametrize("dtype", REAL)
 def test_dropout_past_the_caches(dtype):
-    size = streaming.PAST_CACHES // np.dtype(dtype).itemsize + 333
-    x = np.random.default_rng(0).standard_normal(size, dtype)
-    y, around = unaligned((size,), dtype)
-    part = np.empty_like(x[: size // 2])
+    x, y, whole = past_the_caches(dtype)
+    size, part = x.size, np.empty_like(x[: x.size // 2])
     arguments = 0.3, 2**63 + 5, 2, 7
     cpu.dropout(x[: size // 2], *arguments, part)
     cpu.dropout(x, *arguments, y)
@@ -187,4 +188,4 @@ def test_dropout_past_the_caches(dtype):
     kept = np.array(words)[: size - 4 * first] >= int(0.3 * 2**32)
     expected = np.where(kept, x[4 * first :] * dtype(1 / (1 - 0.3)), 0)
     np.testing.assert_array_equal(y[4 * first :], expected)
-    assert np.isnan(around).all()
+    assert np.isnan(whole[[0, -1]]).all()

@@ -149,7 +149,7 @@ def _combine(in1, in2, mode, boundary, fillvalue, method, turned):
     if method == "auto":
         method = _cheaper(device, x, kernel, fillvalue, shape)
     if method == "fft":
-        y = _by_fft(device, x, kernel, places, fillvalue, dtype)
+        y = _by_fft(device, x, kernel, places, fillvalue, shape, dtype)
     else:
         y = _output(device, x, shape, dtype)
         rows, columns = (device.from_host(axis) for axis in places)
@@ -268,12 +268,11 @@ def _extended_size(outputs, cells):
     return math.prod(count + reach - 1 for count, reach in zip(outputs, cells, strict=True))
 
 
-def _by_fft(device, x, kernel, places, fillvalue, dtype):
+def _by_fft(device, x, kernel, places, fillvalue, shape, dtype):
     """The sums of `correlate_image`, by Fourier transforms; an array of the device."""
-    outputs = tuple(axis.size - cells + 1 for axis, cells in zip(places, kernel.shape, strict=True))
-    transforms = _transforms(device, outputs, kernel.shape, dtype)
+    transforms = _transforms(device, shape, kernel.shape, dtype)
     if transforms is not None:
-        y = device.empty(outputs, dtype)
+        y = device.empty(shape, dtype)
         transforms.correlate_image(x, *places, fillvalue, kernel, y)
         return y
     library, oaconvolve = _toolbox(device)

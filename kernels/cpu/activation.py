@@ -13,11 +13,12 @@ from numba.extending import overload
 from .blocks import BLOCK, FORMULA, MOVE, blocks, within
 from .compiling import INNER, KERNEL
 from .elementary import exp_of_negative, expm1, log1p, upper_tail
+from .fetching import fetch
 from .formulas import clip_relu, clip_relu_slope
 from .local import local_array
 from .rows import LANE_SUMS, ROWS_AT_ONCE, exponentials_of_rows, scale_rows
 from .simd import lanes_of
-from .streaming import PIECE, PIECE_ROOM, fetch, finish_streaming, is_streamed, stream
+from .streaming import PIECE, PIECE_ROOM, finish_streaming, is_streamed, stream
 from .threads import share
 from .views import part
 from .workspace import LINE_BYTES

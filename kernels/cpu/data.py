@@ -1,13 +1,11 @@
 """Batches out of a data set and into one, and sums that stay on the device."""
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
 from .blocks import BLOCK, MOVE
 from .compiling import INNER, KERNEL
+from .fetching import fetch
 from .local import local_array
 from .threads import share
 from .workspace import LINE_BYTES
@@ -21,23 +19,6 @@ PARTS = 64
 ROWS_AHEAD, MOST_LINES_AHEAD = 12, 8
 
 
-@intrinsic
-def _prefetch(typing, array, place):
-    """Ask for the cache line of a place of a flat array."""
-
-    def code(context, builder, signature, arguments):
-        data = context.make_array(array)(context, builder, arguments[0]).data
-        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        line = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
-        # To read, into all caches, data.
-        builder.call(function, [line, flag(0), flag(3), flag(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), code
-
-
 @njit(**KERNEL)
 def gather(source, order, start, batch):
     """batch[i] = source[order[start + i]]."""
@@ -48,15 +29,14 @@ def gather(source, order, start, batch):
 
 @njit(**INNER)
 def _gather(first, last, worker, source, order, start, batch, step):
-    columns, numbers = batch.shape[1], LINE_BYTES // batch.itemsize
-    reach = min(columns, MOST_LINES_AHEAD * numbers)
+    columns = batch.shape[1]
+    reach = min(columns, MOST_LINES_AHEAD * LINE_BYTES // batch.itemsize)
     flat = source.reshape(-1)
     begin, end = first * step, min(last * step, batch.shape[0])
     for i in range(begin, end):
         # Before the first row, for all of those ahead.
         for ahead in range(i + ROWS_AHEAD if i > begin else i, min(i + ROWS_AHEAD + 1, end)):
-            for place in range(0, reach, numbers):
-                _prefetch(flat, order[start + ahead] * columns + place)
+            fetch(flat, order[start + ahead] * columns, reach)
         source_row, batch_row = source[order[start + i]], batch[i]
         for j in range(batch_row.size):
             batch_row[j] = source_row[j]

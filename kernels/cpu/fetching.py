@@ -4,9 +4,12 @@ What is asked for may be any address, also one beyond an array's end: nothing ha
 """
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from .compiling import INNER
+from .workspace import LINE_BYTES
 
 
 def emit_fetch(builder, pointer, writing):
@@ -33,3 +36,10 @@ def _fetch(writing):
 
 # Ask for the line of ``array[place]``, to be read or to be written.
 fetch_to_read, fetch_to_write = _fetch(0), _fetch(1)
+
+
+@njit(**INNER)
+def fetch(x, start, count):
+    """Ask for the lines of ``x[start : start + count]``, to be read."""
+    for place in range(start, start + count, LINE_BYTES // x.itemsize):
+        fetch_to_read(x, place)

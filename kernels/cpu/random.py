@@ -13,10 +13,11 @@ from numba.extending import intrinsic
 from .builders import constant, keep_loop, spread
 from .compiling import INNER, KERNEL
 from .elementary import select
+from .fetching import fetch
 from .local import local_array
 from .prepared import prepared
 from .simd import REGISTER_BYTES
-from .streaming import PIECE, PIECE_ROOM, fetch, finish_streaming, is_streamed, stream
+from .streaming import PIECE, PIECE_ROOM, finish_streaming, is_streamed, stream
 from .threads import share
 from .views import part
 

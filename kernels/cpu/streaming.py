@@ -11,7 +11,7 @@ So a task computes its results piece by piece into a local array, from which `st
     lines:     | whole line | whole line | whole line |  waiting for the next piece |
 
 What is left of a line moves to the array's beginning, and waits for the next piece: written to memory in the usual way,
-each such line would hold up the lines behind it.  The input of the next piece is asked for meanwhile (`fetch`).
+each such line would hold up the lines behind it.  The input of the next piece is asked for meanwhile.
 """
 
 import platform
@@ -23,7 +23,6 @@ from numba.extending import intrinsic
 
 from .builders import keep_loop
 from .compiling import INNER
-from .fetching import fetch_to_read
 from .simd import REGISTER_BYTES
 from .workspace import LINE_BYTES
 
@@ -42,13 +41,6 @@ _X86 = platform.machine().lower() in ("x86_64", "amd64")
 def is_streamed(y):
     """Whether a result goes past the caches."""
     return y.size * y.itemsize >= PAST_CACHES
-
-
-@njit(**INNER)
-def fetch(x, start, count):
-    """Ask for the lines of ``x[start : start + count]``."""
-    for place in range(start, start + count, LINE_BYTES // x.itemsize):
-        fetch_to_read(x, place)
 
 
 @intrinsic
