@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
-from cuda_compiling import assemble, launch_of
+from cuda_compiling import disassemble, launch_of
 from gpuconv.kernels import TABLE
 from gpuconv.kernels import cuda as device
 from simt import Counters, Gpu
@@ -99,8 +99,8 @@ class Profiler(Gpu):
         self.options = {"counters": counters, "only": [count // 2]}
         super().launch(kernel, blocks, threads, *arguments)
         cells = [getattr(argument, "_cells", argument) for argument in arguments]
-        (assembled,) = assemble((launch_of(kernel, threads, cells).ptx(self.capability),), self.capability)
-        code = gpu_code.figures(assembled.listing)
+        (listing,) = disassemble((launch_of(kernel, threads, cells).ptx(self.capability),), self.capability)
+        code = gpu_code.figures(listing)
         self.launches.append(describe(kernel.py_func.__name__, count, int(np.prod(threads)), counters, code))
 
 

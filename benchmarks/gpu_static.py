@@ -17,7 +17,7 @@ import numpy as np
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from cuda_arguments import MEMORY
-from cuda_compiling import assemble, launch_of, launches, recording
+from cuda_compiling import assemble, disassemble, launch_of, launches, recording
 from gpuconv.kernels import TABLE
 from gpuconv.kernels import cuda as device
 
@@ -119,23 +119,24 @@ def kernel_rows(capabilities, part=""):
     ]
     with ThreadPoolExecutor(2) as pool:
         assembled = list(pool.map(assemble, codes, capabilities))
+        listings = list(pool.map(disassemble, codes, capabilities))
     rows = [
-        kernel_row(name, capability, launch.threads, one)
-        for capability, kernels, ones in zip(capabilities, named, assembled, strict=True)
-        for (name, launch), one in zip(kernels.items(), ones, strict=True)
+        kernel_row(name, capability, launch.threads, one, listing)
+        for capability, kernels, *both in zip(capabilities, named, assembled, listings, strict=True)
+        for (name, launch), one, listing in zip(kernels.items(), *both, strict=True)
     ]
     order = list(dict.fromkeys(row["kernel"] for row in rows))
     return sorted(rows, key=lambda row: order.index(row["kernel"]))
 
 
-def kernel_row(name, capability, threads, assembled):
+def kernel_row(name, capability, threads, assembled, listing):
     """The figures of one kernel, from what the assembler says and from its machine code."""
     blocks, by = occupancy(capability, threads, assembled.registers, assembled.shared_bytes)
     return {
         "kernel": name, "architecture": f"sm_{capability[0]}{capability[1]}", "threads": threads,
         "registers": assembled.registers, "spilled_bytes": assembled.spilled_bytes,
         "stack_bytes": assembled.stack_bytes, "shared_bytes": assembled.shared_bytes, "blocks": blocks,
-        "blocks_limited_by": by, **gpu_code.figures(assembled.listing),
+        "blocks_limited_by": by, **gpu_code.figures(listing),
     }  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def wanted(network):
 
 
 def compile_seconds(network):
-    """How long the network's kernels take to compile, from Python to machine code (and its listing).
+    """How long the network's kernels take to compile, from Python to machine code.
 
     In a process that has compiled none of them.
     """

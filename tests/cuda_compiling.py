@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numba
@@ -22,6 +23,7 @@ import pytest
 from cuda_arguments import cases
 from gpuconv.kernels import cuda as device
 from gpuconv.kernels.cuda import toolkit
+from numba.cuda import dispatcher
 
 # An architecture that all kernels can be lowered for: the LLVM code does not depend on it.
 OLDEST = (7, 5)
@@ -99,8 +101,10 @@ def lowered(function, types, bounds=None):
 
     `test_cuda_ptx.test_lowering_once_is_enough` holds this shortcut to the public `cuda.compile`.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("error")
+        # Device functions that the kernel calls are compiled for the GPU that is there.
+        patch.setattr(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=OLDEST))
         library, _ = numba.cuda.compiler._compile_pyfunc_with_fixup(
             function, types, device=False, abi="numba", cc=OLDEST, launch_bounds=bounds
         )
@@ -114,17 +118,15 @@ def ptx_of(function, types, capability, bounds=None):
 
 
 class Assembled(NamedTuple):
-    """What the assembler says of one kernel, and its machine code as the disassembler writes it."""
+    """What the assembler says of one kernel."""
 
     report: str
     registers: int
     spilled_bytes: int
     stack_bytes: int
     shared_bytes: int
-    listing: str
 
 
-@functools.cache
 def assemble(codes, capability):
     """Machine code for a compute capability.
 
@@ -132,7 +134,7 @@ def assemble(codes, capability):
     ----------
     codes : tuple of str
         PTX of one kernel each, of one process, so that no two names are the same.  They become one module: NVIDIA's
-        disassembler needs most of its time to start.
+        programs need most of their time to start.
     capability : tuple of int
 
     Returns
@@ -141,20 +143,56 @@ def assemble(codes, capability):
     """
     if not codes:
         return []
-    head = codes[0].partition(_HEAD_ENDS)[0]
+    reports = _sections(_machine_code(codes, capability)[0], r"Compiling entry function '(\w+)'")
+    return [_assembled(reports[name]) for name in _names(codes)]
+
+
+def disassemble(codes, capability):
+    """The machine code that `assemble` makes, as NVIDIA's disassembler writes it.
+
+    Returns
+    -------
+    list of str
+    """
+    if not codes:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "kernels.cubin"
+        target.write_bytes(_machine_code(codes, capability)[1])
+        listings = _sections(_run(program("nvdisasm"), "--print-code", target), r"\n//-+ \.text\.(\w+) ")
+    return [listings[name] for name in _names(codes)]
+
+
+@functools.cache
+def _machine_code(codes, capability):
+    """What the assembler prints, and the module that it makes."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "kernels.ptx", Path(folder) / "kernels.cubin"
-        source.write_text(head + _HEAD_ENDS + "".join(code.partition(_HEAD_ENDS)[2] for code in codes))
+        source.write_text(_module(codes))
         architecture = f"-arch=sm_{capability[0]}{capability[1]}"
         reports = _run(program("ptxas"), architecture, "--verbose", "--output-file", target, source)
-        listings = _run(program("nvdisasm"), "--print-code", target)
-    names = [re.search(r"\.visible \.entry (\w+)", code)[1] for code in codes]
-    reports = _sections(reports, r"Compiling entry function '(\w+)'")
-    listings = _sections(listings, r"\n//-+ \.text\.(\w+) ")
-    return [_assembled(reports[name], listings[name]) for name in names]
+        return reports, target.read_bytes()
 
 
 _HEAD_ENDS = ".address_size 64\n"
+
+
+def _module(codes):
+    """The PTX of several kernels as one module."""
+    lines = [codes[0].partition(_HEAD_ENDS)[0] + _HEAD_ENDS]
+    declared = set()
+    for code in codes:
+        for line in code.partition(_HEAD_ENDS)[2].splitlines(keepends=True):
+            # Numba declares a variable, which nobody reads, for each device function that a kernel calls.
+            if line not in declared:
+                lines.append(line)
+            if line.startswith(".common"):
+                declared.add(line)
+    return "".join(lines)
+
+
+def _names(codes):
+    return [re.search(r"\.visible \.entry (\w+)", code)[1] for code in codes]
 
 
 def _sections(text, title):
@@ -163,13 +201,13 @@ def _sections(text, title):
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def _assembled(report, listing):
+def _assembled(report):
     stack, stores, loads = map(
         int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report).groups()
     )
     shared = re.search(r"(\d+) bytes smem", report)
     registers = int(re.search(r"Used (\d+) registers", report)[1])
-    return Assembled(report, registers, stores + loads, stack, int(shared[1]) if shared else 0, listing)
+    return Assembled(report, registers, stores + loads, stack, int(shared[1]) if shared else 0)
 
 
 # NVIDIA's programs, and the packages that they come in.

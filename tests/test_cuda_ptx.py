@@ -39,18 +39,19 @@ both = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda cc: f"sm_{
 
 
 def check(launch, capability, dtype="float32"):
-    ptx = ptx_of(launch.function, launch.types, capability, launch.bounds)
+    ptx = launch.ptx(capability)
     assert f".target sm_{capability[0]}{capability[1]}" in ptx
     assert "__local_depot" not in ptx, "an array is left in local memory instead of registers"
     if dtype == "float32":
         assert ".f64" not in ptx, "a float32 kernel does arithmetic in float64"
 
 
-def check_assembled(launch, capability):
-    (assembled,) = assemble((ptx_of(launch.function, launch.types, capability, launch.bounds),), capability)
-    assert assembled.spilled_bytes == 0, assembled.report
-    registers = launch.threads * assembled.registers
-    assert registers <= REGISTERS_OF_BLOCK, f"{launch.threads} threads, {assembled.registers} registers"
+def check_assembled(launches, capability):
+    codes = tuple(launch.ptx(capability) for launch in launches)
+    for launch, assembled in zip(launches, assemble(codes, capability), strict=True):
+        assert assembled.spilled_bytes == 0, assembled.report
+        registers = launch.threads * assembled.registers
+        assert registers <= REGISTERS_OF_BLOCK, f"{launch.threads} threads, {assembled.registers} registers"
 
 
 @both
@@ -64,9 +65,10 @@ def test_float32_kernels(name, capability):
 @pytest.mark.parametrize("name", LAUNCHING)
 def test_float64_kernels(name):
     # Kept for gradient checks: that they compile is enough to know for one architecture.
-    for launch in launches(name, "float64"):
+    launched = tuple(launches(name, "float64"))
+    for launch in launched:
         check(launch, (9, 0), "float64")
-        check_assembled(launch, (9, 0))
+    check_assembled(launched, (9, 0))
 
 
 def test_fused_slopes_stay_in_float32():
@@ -80,7 +82,7 @@ def test_fused_slopes_stay_in_float32():
     launch = Launch(kernel, (vector, vector, numba.int32, numba.float32, vector), 256)
     assert formulas.LAST_FUSABLE == formulas.SOFTPLUS
     check(launch, (7, 5))
-    check_assembled(launch, (7, 5))
+    check_assembled([launch], (7, 5))
 
 
 def test_lowering_once_is_enough():

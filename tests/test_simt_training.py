@@ -60,8 +60,8 @@ def run(make, name):
     return history, evaluated, model.get_weights(), model.predict(X[:5], batch_size=3, verbose=0)
 
 
-@pytest.mark.parametrize("capability", [(7, 5), (9, 0)], ids=["sm_75", "sm_90"])
-@pytest.mark.parametrize("make", [digits_network, deeper_network])
+# Both architectures: what differs between them, kernel by kernel, is for `test_simt_kernels`.
+@pytest.mark.parametrize(("make", "capability"), [(digits_network, (9, 0)), (deeper_network, (7, 5))])
 def test_training_is_that_of_the_cpu(make, capability):
     with Gpu(capability).installed() as gpu:
         history, evaluated, weights, predictions = run(make, "cuda")

@@ -6,18 +6,19 @@ A net that is worth having notices each of them: the machine refuses the kernel,
 import ast
 import copy
 import functools
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import inspect
 import pkgutil
 import sys
 
 from gpuconv.kernels import cuda as device
+from gpuconv.kernels.cuda.repetition import graphs
 from gpuconv.kernels.cuda.toolkit import cuda
 
 from .launch import Gpu
 
-# Modules whose comparisons count too where they have a name, or are a function's result.
-NAMED = ("correlate_filters", "rows")
 # The register that switches comparisons off, and what it holds for the first of them: no grid here is so large.
 SWITCH, FIRST = "%nctaid.z", 40_000
 
@@ -65,7 +66,7 @@ class Condition:
     module : str
         ``gpuconv.kernels.cuda.<module>``
     number : int
-        Which comparison of the module's conditions.
+        Which comparison of those that `conditions` gives.
     function, line, text : str, int, str
         Where it stands.
     """
@@ -82,16 +83,15 @@ class Condition:
         return f"{self.module}:{self.line} {self.text}"
 
 
-def conditions(module):
-    """Every comparison that decides an ``if``, a ``while`` or a conditional expression inside of a kernel.
-
-    Of the modules `NAMED`, those also that are assigned or returned.
+def conditions(modules):
+    """Every comparison inside of a kernel that an ``if``, a ``while`` or a conditional expression decides by, or that
+    gets a name, or is a function's result.
     """
-    tree = ast.parse(_source(module))
-    return [
-        Condition(module, number, function, comparison.lineno, ast.unparse(comparison))
-        for number, (function, comparison) in enumerate(_comparisons(tree, module in NAMED))
-    ]
+    found = []
+    for module in modules:
+        for function, comparison in _comparisons(ast.parse(_source(module))):
+            found.append(Condition(module, len(found), function, comparison.lineno, ast.unparse(comparison)))
+    return found
 
 
 def kernels_with_barriers(modules):
@@ -104,48 +104,83 @@ def kernels_with_barriers(modules):
 
 
 class WithoutCondition(Gpu):
-    """A GPU on which one comparison of a module always holds, for kernels that `switchable` made."""
+    """A GPU on which one comparison always holds, for kernels that `switchable` made."""
 
     def __init__(self, condition, **options):
         super().__init__(special={SWITCH: FIRST + condition.number}, **options)
 
 
 @functools.cache
-def switchable(module):
-    """A copy of the CUDA device, one module of which has a switch for each comparison that lets it always hold.
+def switchable(modules):
+    """A copy of the CUDA device with a switch for each of `conditions` that lets the comparison always hold.
 
-    So all mutants of a kernel are compiled at once.  The switch is a special register that no kernel reads.
+    So a kernel and all its mutants are compiled at once.  The switch is a special register that no kernel reads.
+
+    Parameters
+    ----------
+    modules : tuple of str
+        Those whose comparisons have switches.
     """
-    name = f"{device.__name__}_{module}"
-    copy_of_device = _module(name, device.__file__, device.__path__)
-    # What does not use the module is shared: what has state, what tests replace, and kernels that are compiled already.
-    for other in _modules_without(module):
+    name = f"{device.__name__}_switchable"
+    copy_of_device = _module(name)
+    # What uses none of the modules is shared: what has state, and what tests replace.
+    for other in _modules_without(modules):
         original = importlib.import_module(f"{device.__name__}.{other}")
         sys.modules[f"{name}.{other}"] = original
         setattr(copy_of_device, other, original)
-    tree = ast.parse(_source(module))
-    numbers = {id(comparison): number for number, (_, comparison) in enumerate(_comparisons(tree, module in NAMED))}
-    source = ast.fix_missing_locations(_Switch(numbers).visit(tree))
-    mutated = _module(f"{name}.{module}", sys.modules[f"{device.__name__}.{module}"].__file__)
-    setattr(copy_of_device, module, mutated)
-    mutated.cuda = cuda  # for the switches
-    exec(compile(source, mutated.__file__, "exec"), vars(mutated))
+    sys.meta_path.insert(0, _Finder(name, modules))
     exec(compile(inspect.getsource(device), device.__file__, "exec"), vars(copy_of_device))
+    copy_of_device.repetition.__globals__["graphs"] = graphs  # which a GPU forgets when its time is over
     return copy_of_device
 
 
-def _module(name, file, folders=None):
-    """A new module that can be imported, with nothing in it."""
-    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=folders)
+def _module(name):
+    """A new module that can be imported in place of the device, with nothing in it."""
+    spec = importlib.util.spec_from_file_location(name, device.__file__, submodule_search_locations=device.__path__)
     sys.modules[name] = importlib.util.module_from_spec(spec)
     return sys.modules[name]
 
 
-def _modules_without(module):
-    """Names of the device's modules that import a module neither themselves nor by others."""
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the modules with switches of a copy of the device."""
+
+    def __init__(self, package, modules):
+        self.package, self.numbers = package, {module: [] for module in modules}
+        for condition in conditions(modules):
+            self.numbers[condition.module].append(condition.number)
+
+    def find_spec(self, name, path=None, target=None):
+        package, _, module = name.rpartition(".")
+        if package != self.package or module not in self.numbers:
+            return None
+        file = sys.modules[f"{device.__name__}.{module}"].__file__
+        loader = _Loader(name, file, module, self.numbers[module])
+        return importlib.util.spec_from_file_location(name, file, loader=loader)
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads one module with switches, and leaves its bytecode nowhere."""
+
+    def __init__(self, name, file, module, numbers):
+        super().__init__(name, file)
+        self.module, self.numbers = module, numbers
+
+    def exec_module(self, module):
+        module.cuda = cuda  # for the switches
+        super().exec_module(module)
+
+    def get_code(self, name):
+        tree = ast.parse(_source(self.module))
+        comparisons = [comparison for _, comparison in _comparisons(tree)]
+        switch = _Switch({id(one): number for one, number in zip(comparisons, self.numbers, strict=True)})
+        return compile(ast.fix_missing_locations(switch.visit(tree)), self.path, "exec")
+
+
+def _modules_without(modules):
+    """Names of the device's modules that import none of some modules, neither themselves nor by others."""
     names = {info.name for info in pkgutil.iter_modules(device.__path__)}
     imported = {name: _imported(name) & names for name in names}
-    using, found = set(), {module}
+    using, found = set(), set(modules)
     while found:
         using |= found
         found = {name for name in names if imported[name] & found} - using
@@ -165,23 +200,23 @@ def _source(module):
     return inspect.getsource(sys.modules[f"gpuconv.kernels.cuda.{module}"])
 
 
-def _comparisons(tree, named):
+def _comparisons(tree):
     """Comparisons within conditions within functions that `cuda.jit` or `inline` decorate, in the source's order."""
     seen = set()
     for function in _kernels(tree):
         for node in ast.walk(function):
-            decision = _decision(node, named)
+            decision = _decision(node)
             for part in ast.walk(decision) if decision else ():
                 if isinstance(part, ast.Compare) and id(part) not in seen:
                     seen.add(id(part))
                     yield function.name, part
 
 
-def _decision(node, named):
-    """What a node of the tree decides by, or None: with `named`, what is assigned or returned too."""
+def _decision(node):
+    """What a node of the tree decides by, assigns or returns; or None."""
     if isinstance(node, (ast.If, ast.While, ast.IfExp)):
         return node.test
-    return node.value if named and isinstance(node, (ast.Assign, ast.Return)) else None
+    return node.value if isinstance(node, (ast.Assign, ast.Return)) else None
 
 
 def _kernels(tree):
