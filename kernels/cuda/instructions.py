@@ -647,10 +647,11 @@ else:
         def generate(context, builder, signature, arguments):
             tile = _FragmentTile(context, builder, signature, arguments, rows, columns)
 
+            # `ldmatrix` puts numbers where tensor cores take them from, and so they may stay as they are.
             def left(steps):
                 return [[tile.left(block * 16 * left_stride + k) for k in steps] for block in range(rows // 2)]
 
-            tile.add_strips(left, depth, right_stride, precision)
+            tile.add_strips(left, tile.cut, depth, right_stride, precision)
             return context.get_dummy_value()
 
         return types.void(sums, types.uint32, types.uint32, types.int32, *constants), generate
@@ -672,7 +673,7 @@ else:
                     fragments += zip(*pairs, strict=True)
                 return fragments
 
-            tile.add_strips(left, depth, right_stride, precision)
+            tile.add_strips(left, tile.rounded, depth, right_stride, precision)
             return context.get_dummy_value()
 
         return types.void(sums, types.uint32, types.uint32, types.int32, *constants), generate
@@ -695,14 +696,17 @@ else:
                 _pointer(builder, address, _SHARED, _float) for address in arguments[1:3]
             )
 
-        def add_strips(self, left, depth, right_stride, precision):
-            """Add the product of two strips; ``left(steps)`` reads the left one's fragments for two steps."""
+        def add_strips(self, left, split, depth, right_stride, precision):
+            """Add the product of two strips.
+
+            ``left(steps)`` reads the left one's fragments for two steps, of which `split` makes big and small parts.
+            """
             for first in range(0, depth, 16):
                 steps = first, first + 8
                 a = left(steps)
                 for four in range(self.columns // 8):
                     b = [self.right(k * right_stride + four * 32, 4 * right_stride) for k in steps]
-                    self.add_products(four, a, list(zip(*b, strict=True)), precision)
+                    self.add_products(four, a, split, list(zip(*b, strict=True)), precision)
             self.keep()
 
         def left(self, offset):
@@ -716,7 +720,7 @@ else:
             """Of each of two fragments of a strip stored by steps, this lane's 4 numbers."""
             a, b, c, d = zip(*self._quads(self.left_strip, offset, half), strict=True)
             pairs = (a, b), (c, d)
-            return [self._anew([number[k] for k in range(2) for number in pair]) for pair in pairs]
+            return [[number[k] for k in range(2) for number in pair] for pair in pairs]
 
         def right(self, offset, half):
             """Of each of four fragments, this lane's 2 numbers."""
@@ -728,13 +732,14 @@ else:
                 numbers = _load4(self.builder, self.builder.bitcast(pointer, ir.PointerType(_four, _SHARED)))
                 yield [self.builder.bitcast(number, _i32) for number in numbers]
 
-        def add_products(self, four, a, b, precision):
+        def add_products(self, four, a, split, b, precision):
             """Add the products of left fragments and the right ones number `four`, 16 terms each, in two steps."""
-            if precision != BFLOAT16:
-                b = [[self._anew(step) for step in steps] for steps in b]
             if precision == THREE_TF32:
-                a, b = ([[self._split(step) for step in steps] for steps in fragments] for fragments in (a, b))
-            elif precision == BFLOAT16:
+                a = [[split(step) for step in steps] for steps in a]
+                b = [[self.rounded(step) for step in steps] for steps in b]
+            elif precision == TF32:
+                b = [[self._anew(step) for step in steps] for steps in b]
+            else:
                 a = [self._packed([step[k::2] for step in steps for k in range(2)]) for steps in a]
                 b = [self._packed(steps) for steps in b]
             for block, left in enumerate(a):
@@ -763,18 +768,19 @@ else:
                     part = self._multiply("m16n8k8", "tf32", a[left_part], b[right_part], part)
             return [self.builder.fadd(*pair) for pair in zip(sums, part, strict=True)]
 
-        def _split(self, numbers):
-            """Numbers, of which tensor cores see TF32, and what they do not see of them, rounded to TF32.
+        def cut(self, numbers):
+            """Numbers cut to TF32, and what that leaves of them."""
+            return self._with_rest(numbers, [self.builder.and_(bits, _i32(0xFFFFE000)) for bits in numbers])
 
-            What is left of an infinity is NaN or zero, and so three products of one may be NaN.
-            """
+        def rounded(self, numbers):
+            """Numbers rounded to TF32, and what that leaves of them."""
+            more = [self.builder.add(bits, _i32(0x1000)) for bits in numbers]
+            return self._with_rest(numbers, [self.builder.and_(bits, _i32(0xFFFFE000)) for bits in more])
+
+        def _with_rest(self, numbers, big):
             builder = self.builder
-            small = []
-            for bits in numbers:
-                cut = builder.and_(bits, _i32(0xFFFFE000))
-                rest = builder.fsub(builder.bitcast(bits, _float), builder.bitcast(cut, _float))
-                small.append(builder.add(builder.bitcast(rest, _i32), _i32(0x1000)))
-            return numbers, small
+            small = [builder.fsub(*[builder.bitcast(bits, _float) for bits in pair]) for pair in zip(numbers, big)]
+            return big, [builder.bitcast(number, _i32) for number in small]
 
         def _anew(self, numbers):
             """The same numbers, as results of an addition of -0.
