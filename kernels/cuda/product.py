@@ -716,9 +716,10 @@ def fragments_of(precision, capability, entries, filters):
     tensor cores multiply TF32 numbers as fast as their multipliers float32 ones; and where sums are long enough.
 
     What bounds three products.  For 96 instructions of the tensor cores, of 1024 multiply-adds each, a warp executes 12
-    reads of shared memory, 160 instructions that split factors, 64 that add, and about 75 others: 400 in all, one a
-    cycle from each scheduler, while the tensor cores take 96 times 6 cycles on 9.0 and 96 times 8 on 8.0, as the
-    assembler spaces them.  Three warps on each scheduler keep them busy while one waits for a strip.
+    reads of shared memory, 112 instructions that split factors (2 for each of 32 left ones, 3 for each of 16 right
+    ones), 64 that add, and about 70 others: 355 in all, one a cycle from each scheduler, while the tensor cores take 96
+    times 6 cycles on 9.0 and 96 times 8 on 8.0, as the assembler spaces them.  Three warps on each scheduler keep them
+    busy while one waits for a strip.
 
     In sums of 1728 random terms, the largest error is 1.7e-8 of the sum of their sizes with three products, 7.1e-8 with
     float32 multiply-adds, 6.8e-5 with TF32 and 1.7e-4 with bfloat16 (`tests/test_simt_tensor_cores.py`).

@@ -209,7 +209,7 @@ def register_tile(choices, pixels, filters, layers, channels, multiprocessors):
         own, size = blocks_for(blocks, multiprocessors), tile.rows * tile.columns
         return own * size / min(1, own * tile.threads / 256), blocks * size
 
-    fitting = [tile for tile in choices if tile.threads < 256 and tile.depth <= 16 or channels % tile.depth == 0]
+    fitting = [tile for tile in choices if (tile.threads < 256 and tile.depth <= 16) or channels % tile.depth == 0]
     return min(fitting, key=cost)
 
 
