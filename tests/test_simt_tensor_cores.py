@@ -58,7 +58,7 @@ def within(error, size, choice, geometry):
     return (np.abs(error) <= (ROUNDING[choice] + terms * 2.0**-23) * size).all()
 
 
-@pytest.mark.parametrize(("choice", "tile"), TILES, ids=lambda part: part if isinstance(part, str) else str(part[:2]))
+@pytest.mark.parametrize(("choice", "tile"), TILES, ids=lambda part: part if isinstance(part, str) else str(part[:3]))
 def test_every_tile(choice, tile, choose, monkeypatch):
     monkeypatch.setattr(tiles, "THREE_PRODUCT_TILES", (tile,))
     monkeypatch.setattr(tiles, "FRAGMENT_TILES", (tile,))
@@ -84,6 +84,12 @@ def test_all_tiles_of_three_products_give_the_same_bits(monkeypatch):
 def test_few_filters_have_a_narrow_tile():
     tile = tiles.register_tile(tiles.THREE_PRODUCT_TILES, 128 * 15 * 15, 32, 1, 64, 132)
     assert (tile.rows, tile.columns) == (128, 32)
+
+
+def test_strips_are_deep_where_channels_fill_them():
+    for channels, depth in ((64, 32), (48, 16)):
+        tile = tiles.register_tile(tiles.FRAGMENT_TILES, 32 * 56 * 56, 64, 1, channels, 132)
+        assert (tile.rows, tile.columns, tile.depth) == (64, 64, depth)
 
 
 @pytest.mark.parametrize("choice", precision.CHOICES)
