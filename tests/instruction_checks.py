@@ -238,15 +238,22 @@ def check_multiply_fragments(run):
 
 
 def check_fragments_of_special_values(run):
-    """One infinity and one NaN in the left factor: the rows that they stand in, and no other."""
+    """Infinities and NaN: the rows and columns that they stand in, and no other; and the largest number."""
     a, b = np.abs(numbers(32, 32)) + 1, np.abs(numbers(32, 32)) + 1
-    a[3, 5], a[20, 30] = np.inf, np.nan
-    for precision in (THREE_TF32, TF32, BFLOAT16):
-        got = _product_of_fragments(run, precision, a, b)
-        # What three products have cut off an infinity may be no number.
-        assert (~np.isfinite(got[3]) if precision == THREE_TF32 else got[3] == np.inf).all()
+    a[3, 5], a[20, 30], a[8, :2], b[:2] = np.inf, np.nan, (np.finfo(np.float32).max, 0), 0.5
+    b[6, 4], b[7, 9] = -np.inf, np.nan
+    for precision, by_steps in ((THREE_TF32, False), (THREE_TF32, True), (TF32, False), (BFLOAT16, False)):
+        got = _product_of_fragments(run, precision, a, b, by_steps)
         assert np.isnan(got[20]).all()
-        assert np.isfinite(np.delete(got, (3, 20), axis=0)).all()
+        assert np.isnan(got[:, 9]).all()
+        # What three products have left of an infinity may be no number, and where rows and columns cross it is none.
+        for line in (np.delete(got[3], (4, 9)), -np.delete(got[:, 4], (3, 8, 20))):
+            assert (~np.isfinite(line) if precision == THREE_TF32 else line == np.inf).all()
+        finite = np.delete(np.delete(got, (4, 9), axis=1), (3, 20), axis=0)
+        share = finite[7] / (np.finfo(np.float32).max / 2)
+        # Rounded to bfloat16 the largest number is infinite.
+        assert (share == np.inf if precision == BFLOAT16 else np.abs(share - 1) < 2.0**-9).all()
+        assert np.isfinite(np.delete(finite, 7, axis=0)).all()
 
 
 def check_places_that_are_refused(run, outside, misaligned):

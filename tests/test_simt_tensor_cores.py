@@ -15,6 +15,8 @@ from test_cuda_ptx import device  # skips this file where NVIDIA's compiler cann
 GEOMETRY = correlation_geometry((1, 12, 12, 32), (1, 3), 132, padding="same")
 # Long sums, whose errors add up.
 LONG = correlation_geometry((1, 5, 5, 192), 3, 32)
+# Short ones, of which a few terms make most.
+SHORT = correlation_geometry((1, 4, 4, 64), 1, 32)
 # Channels and filters in fours, but no multiple of the depth, in two groups.
 GROUPS = correlation_geometry((2, 5, 6, 24), 3, 64, strides=2, padding="same", groups=2)
 
@@ -32,17 +34,20 @@ def choose():
     precision.set_precision(before)
 
 
-def correlate(geometry, capability, counters=None):
-    """A linear correlation of random numbers, how far it is off, and the size of the terms of each sum."""
+def correlate(geometry, capability, counters=None, change=np.asarray):
+    """A linear correlation of random numbers, how far it is off, and the size of the terms of each sum.
+
+    All numbers are first changed, if `change` says how.
+    """
     data = Data(5, np.float32)
-    x, filters = data.numbers(geometry.input_shape), data.numbers(geometry.filters_shape)
-    bias = data.numbers(geometry.out_channels)
+    x, filters = change(data.numbers(geometry.input_shape)), change(data.numbers(geometry.filters_shape))
+    bias = change(data.numbers(geometry.out_channels))
     with Gpu(capability, counters=counters).installed() as gpu:
         placed = [device.from_host(array) for array in (x, filters, bias, data.garbage(geometry.output_shape))]
         device.correlate2d(*placed[:3], geometry, formulas.LINEAR, 0.0, placed[3])
         y = device.to_host(placed[3])
     assert gpu.launched[0][0] == "correlation_product"
-    error = np.abs(y - reference.correlate2d(x, filters, bias, geometry, reference.LINEAR, 0.0))
+    error = y - reference.correlate2d(x, filters, bias, geometry, reference.LINEAR, 0.0)
     sizes = [np.abs(array).astype(np.float64) for array in (x, filters, bias)]
     return y, error, reference.correlate2d(*sizes, geometry, reference.LINEAR, 0.0)
 
@@ -50,10 +55,10 @@ def correlate(geometry, capability, counters=None):
 def within(error, size, choice, geometry):
     """Whether errors are those of the factors, and of cutting as many sums as there are terms."""
     terms = geometry.kernel_height * geometry.kernel_width * geometry.channels // geometry.groups
-    return (error <= (ROUNDING[choice] + terms * 2.0**-23) * size).all()
+    return (np.abs(error) <= (ROUNDING[choice] + terms * 2.0**-23) * size).all()
 
 
-@pytest.mark.parametrize(("choice", "tile"), TILES, ids=lambda part: part if isinstance(part, str) else str(part[:2]))
+@pytest.mark.parametrize(("choice", "tile"), TILES, ids=lambda part: part if isinstance(part, str) else str(part[:3]))
 def test_every_tile(choice, tile, choose, monkeypatch):
     monkeypatch.setattr(tiles, "THREE_PRODUCT_TILES", (tile,))
     monkeypatch.setattr(tiles, "FRAGMENT_TILES", (tile,))
@@ -81,6 +86,12 @@ def test_few_filters_have_a_narrow_tile():
     assert (tile.rows, tile.columns) == (128, 32)
 
 
+def test_strips_are_deep_where_channels_fill_them():
+    for channels, depth in ((64, 32), (48, 16)):
+        tile = tiles.register_tile(tiles.FRAGMENT_TILES, 32 * 56 * 56, 64, 1, channels, 132)
+        assert (tile.rows, tile.columns, tile.depth) == (64, 64, depth)
+
+
 @pytest.mark.parametrize("choice", precision.CHOICES)
 def test_groups_strides_and_channels_that_fill_no_strip(choice, choose):
     choose(choice)
@@ -88,13 +99,26 @@ def test_groups_strides_and_channels_that_fill_no_strip(choice, choose):
     assert within(error, size, choice, GROUPS)
 
 
-def test_three_products_are_as_accurate_as_float32():
+@pytest.mark.parametrize("change", [np.asarray, np.abs])
+def test_three_products_are_as_accurate_as_float32(change):
     # Compute capability 8.6 multiplies float32 numbers.
-    _, exact, size = correlate(LONG, (8, 6))
+    _, exact, size = correlate(LONG, (8, 6), change=change)
     counters = Counters()
-    _, error, _ = correlate(LONG, (9, 0), counters)
+    _, error, _ = correlate(LONG, (9, 0), counters, change)
     assert any(kind.startswith("mma.sync") for kind in counters.warps)
-    assert (error / size).max() <= (exact / size).max()
+    assert np.abs(error / size).max() <= np.abs(exact / size).max()
+
+
+def test_three_products_hardly_shrink_sums_of_positive_terms():
+    # In the mean the left factor loses 7/8 of its last place, and each of two steps of 8 terms half a place of the sum.
+    _, error, size = correlate(SHORT, (9, 0), change=np.abs)
+    assert -(7 / 8 + 2 / 2) * 2.0**-23 <= (error / size).mean() <= 0
+
+
+def test_three_products_of_numbers_of_few_bits_are_exact():
+    _, error, size = correlate(SHORT, (9, 0), change=lambda numbers: np.round(numbers * 64))
+    assert size.max() > 2.0**11
+    assert not error.any()
 
 
 def test_a_choice_of_lower_precision_is_what_one_gets(choose):
@@ -102,7 +126,7 @@ def test_a_choice_of_lower_precision_is_what_one_gets(choose):
         choose(choice)
         _, error, size = correlate(LONG, (8, 6))
         assert within(error, size, choice, LONG)
-        assert (error / size).max() > least
+        assert np.abs(error / size).max() > least
     # Of compute capability 7.5 there are no such tensor cores.
     _, error, size = correlate(LONG, (7, 5))
     assert within(error, size, "float32", LONG)

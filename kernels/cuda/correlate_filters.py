@@ -41,7 +41,7 @@ conflicts.
 
 What bounds it.  Multiply-adds, where there are channels and filters enough: for 1024 of them a thread executes 64 reads
 of shared memory and 75 to 90 other instructions in the larger tiles, of which 24 are for ReLU's slope and the bias.  On
-tensor cores, for 96 of their instructions a warp executes 12 reads of shared memory, 192 instructions that split
+tensor cores, for 96 of their instructions a warp executes 12 reads of shared memory, 112 instructions that split
 factors, 64 that add, and 64 to 140 others; the tensor cores need longer for theirs.  In a network's first layer,
 reading dy and y.
 

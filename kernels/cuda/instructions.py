@@ -187,6 +187,13 @@ if SIMULATED:
         What tensor cores add they cut, toward zero.  With `THREE_TF32` they add 16 terms at a time, and these sums are
         added to `sums` with rounding to nearest, which keeps the accuracy of float32: Ootomo and Yokota, "Recovering
         single precision accuracy from tensor cores while surpassing the FP32 theoretical peak performance" (2022).
+
+        The left factor is cut to TF32, the right one rounded, and what that leaves of them are the factors of the small
+        products.  A cut number leaves up to 13 bits, of which tensor cores see 11 from the first that is set on: if all
+        bits are equally likely, they lose 7/8 of a unit of its last place in the mean.  The product of what both leave
+        is missing; it has either sign, since one is rounded.  Were both cut, sums of positive terms would be too small
+        by two units more.  Numbers of up to 11 bits leave nothing, so that their products are exact, as those with zero
+        are.  An infinity leaves NaN, and so its products are NaN.  A right factor beyond 3.4018e38 becomes infinite.
         """
         down, along = fragment_corners(lane, left_stride, right_stride)
         left, right = move(left, -int(down)), move(right, -int(along))
@@ -256,6 +263,8 @@ else:
 
     _float, _i32, _i64, _nothing = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.VoidType()
     _four = ir.VectorType(_float, 4)
+    # The bits of a number that tensor cores see as TF32.
+    _SEEN = _i32(0xFFFFE000)
     _four_floats = types.UniTuple(types.float32, 4)
     _GLOBAL, _SHARED = 1, 3
 
@@ -647,10 +656,11 @@ else:
         def generate(context, builder, signature, arguments):
             tile = _FragmentTile(context, builder, signature, arguments, rows, columns)
 
+            # `ldmatrix` puts numbers where tensor cores take them from: here it is good that the mask is left out.
             def left(steps):
                 return [[tile.left(block * 16 * left_stride + k) for k in steps] for block in range(rows // 2)]
 
-            tile.add_strips(left, depth, right_stride, precision)
+            tile.add_strips(left, tile.cut, depth, right_stride, precision)
             return context.get_dummy_value()
 
         return types.void(sums, types.uint32, types.uint32, types.int32, *constants), generate
@@ -672,7 +682,11 @@ else:
                     fragments += zip(*pairs, strict=True)
                 return fragments
 
-            tile.add_strips(left, depth, right_stride, precision)
+            # The assembler leaves out a mask of bits that tensor cores do not look at anyway, and then moves every
+            # number to where they take it from.  It does not know that shared memory lies below 2**31, and so not what
+            # this mask is.
+            seen = builder.or_(builder.lshr(arguments[1], _i32(31)), _SEEN)
+            tile.add_strips(left, lambda numbers: tile.cut(numbers, seen), depth, right_stride, precision)
             return context.get_dummy_value()
 
         return types.void(sums, types.uint32, types.uint32, types.int32, *constants), generate
@@ -695,14 +709,17 @@ else:
                 _pointer(builder, address, _SHARED, _float) for address in arguments[1:3]
             )
 
-        def add_strips(self, left, depth, right_stride, precision):
-            """Add the product of two strips; ``left(steps)`` reads the left one's fragments for two steps."""
+        def add_strips(self, left, split, depth, right_stride, precision):
+            """Add the product of two strips.
+
+            ``left(steps)`` reads the left one's fragments for two steps, of which `split` makes big and small parts.
+            """
             for first in range(0, depth, 16):
                 steps = first, first + 8
                 a = left(steps)
                 for four in range(self.columns // 8):
                     b = [self.right(k * right_stride + four * 32, 4 * right_stride) for k in steps]
-                    self.add_products(four, a, list(zip(*b, strict=True)), precision)
+                    self.add_products(four, a, split, list(zip(*b, strict=True)), precision)
             self.keep()
 
         def left(self, offset):
@@ -716,7 +733,7 @@ else:
             """Of each of two fragments of a strip stored by steps, this lane's 4 numbers."""
             a, b, c, d = zip(*self._quads(self.left_strip, offset, half), strict=True)
             pairs = (a, b), (c, d)
-            return [self._anew([number[k] for k in range(2) for number in pair]) for pair in pairs]
+            return [[number[k] for k in range(2) for number in pair] for pair in pairs]
 
         def right(self, offset, half):
             """Of each of four fragments, this lane's 2 numbers."""
@@ -728,13 +745,14 @@ else:
                 numbers = _load4(self.builder, self.builder.bitcast(pointer, ir.PointerType(_four, _SHARED)))
                 yield [self.builder.bitcast(number, _i32) for number in numbers]
 
-        def add_products(self, four, a, b, precision):
+        def add_products(self, four, a, split, b, precision):
             """Add the products of left fragments and the right ones number `four`, 16 terms each, in two steps."""
-            if precision != BFLOAT16:
-                b = [[self._anew(step) for step in steps] for steps in b]
             if precision == THREE_TF32:
-                a, b = ([[self._split(step) for step in steps] for steps in fragments] for fragments in (a, b))
-            elif precision == BFLOAT16:
+                a = [[split(step) for step in steps] for steps in a]
+                b = [[self.rounded(step) for step in steps] for steps in b]
+            elif precision == TF32:
+                b = [[self._anew(step) for step in steps] for steps in b]
+            else:
                 a = [self._packed([step[k::2] for step in steps for k in range(2)]) for steps in a]
                 b = [self._packed(steps) for steps in b]
             for block, left in enumerate(a):
@@ -763,18 +781,19 @@ else:
                     part = self._multiply("m16n8k8", "tf32", a[left_part], b[right_part], part)
             return [self.builder.fadd(*pair) for pair in zip(sums, part, strict=True)]
 
-        def _split(self, numbers):
-            """Numbers, of which tensor cores see TF32, and what they do not see of them, rounded to TF32.
+        def cut(self, numbers, seen=_SEEN):
+            """Numbers cut to the bits that tensor cores see, and what that leaves of them."""
+            return self._with_rest(numbers, [self.builder.and_(bits, seen) for bits in numbers])
 
-            What is left of an infinity is NaN or zero, and so three products of one may be NaN.
-            """
+        def rounded(self, numbers):
+            """Numbers rounded to TF32, and what that leaves of them: one instruction more."""
+            more = [self.builder.add(bits, _i32(0x1000)) for bits in numbers]
+            return self._with_rest(numbers, [self.builder.and_(bits, _SEEN) for bits in more])
+
+        def _with_rest(self, numbers, big):
             builder = self.builder
-            small = []
-            for bits in numbers:
-                cut = builder.and_(bits, _i32(0xFFFFE000))
-                rest = builder.fsub(builder.bitcast(bits, _float), builder.bitcast(cut, _float))
-                small.append(builder.add(builder.bitcast(rest, _i32), _i32(0x1000)))
-            return numbers, small
+            pairs = [[builder.bitcast(bits, _float) for bits in pair] for pair in zip(numbers, big, strict=True)]
+            return big, [builder.bitcast(builder.fsub(*pair), _i32) for pair in pairs]
 
         def _anew(self, numbers):
             """The same numbers, as results of an addition of -0.

@@ -173,7 +173,9 @@ class Layout(NamedTuple):
 
     `patch_width` and `filter_width` are how many channels, and how many filters, are fetched at once: quads, or 1.
     If the channels are a multiple of the depth, all entries of a strip are of one cell: the tile is `whole`.
-    Then its cell is the same for all threads, and takes no registers of theirs.
+    Then its cell is the same for all threads, and takes no registers of theirs.  Kernels for tensor cores (`fragments`)
+    count the places of patches from the first pixel's on, whose address alone moves on: fewer instructions, more
+    registers.
     """
 
     rows: int
@@ -183,6 +185,7 @@ class Layout(NamedTuple):
     patch_width: int
     patch_quads: bool
     whole: bool
+    fragments: bool
     patch_lanes: int
     patch_fetches: int
     pixel_step: int
@@ -221,8 +224,8 @@ def layout_of(tile, patch_width, filter_width, whole, fragments=False):
     right_stride = tile.columns + 4 if fragments else tile.columns
     return Layout(
         rows=tile.rows, columns=tile.columns, depth=tile.depth,
-        patch_width=patch_width, patch_quads=patch_width == 4, whole=whole, patch_lanes=patch_lanes,
-        patch_fetches=tile.rows // pixel_step, pixel_step=pixel_step,
+        patch_width=patch_width, patch_quads=patch_width == 4, whole=whole, fragments=fragments,
+        patch_lanes=patch_lanes, patch_fetches=tile.rows // pixel_step, pixel_step=pixel_step,
         pixel_group=8 if spreads else 1, pixel_spread=min(8, pixels_at_once) if spreads else 1,
         filter_width=filter_width, filter_quads=filter_width == 4, filter_lanes=filter_lanes,
         filter_fetches=tile.depth // entry_step, entry_step=entry_step,
@@ -326,12 +329,28 @@ def place_patches(p, t, first_pixel, group, first_row, entry, sources, inside):
 
 
 @inline
-def move_on(sources, column, channel, cell, p, t):
-    """Let every patch's place be that of the next tile's entry; returns its kernel column, channel and cell."""
-    column, channel, cells, advance = next_place(column, channel, p, t)
+def count_from_first(x, sources, t):
+    """Count the patches' places from the first one's on; returns its address."""
+    x = move(x, sources[0])
     for i in range(t.patch_fetches):
-        sources[i] = int32(sources[i] + advance)
-    return column, channel, shift_left(cell, cells)
+        back = t.patch_fetches - 1 - i  # the first one last, since it becomes zero
+        sources[back] = int32(sources[back] - sources[0])
+    return x
+
+
+@inline
+def move_on(x, sources, column, channel, cell, p, t):
+    """Let every patch's place be that of the next tile's entry.
+
+    Returns from where places are counted, and the entry's kernel column, channel and cell.
+    """
+    column, channel, cells, advance = next_place(column, channel, p, t)
+    if t.fragments:
+        x = move(x, advance)
+    else:
+        for i in range(t.patch_fetches):
+            sources[i] = int32(sources[i] + advance)
+    return x, column, channel, shift_left(cell, cells)
 
 
 @inline
@@ -543,6 +562,8 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
         )
         if whole:
             column, channel, cell = int32(0), first_channel, uint32(1)
+        if on_tensor_cores:
+            x = count_from_first(x, sources, t)
         left_target = pin(move(shared_address(strips), int32(pixel * t.left_stride + entry)))
         f, entry = int32(thread % t.filter_lanes * t.filter_width), int32(thread // t.filter_lanes)
         filter_source = filter_place(first_entry + entry, first_filter + f, group, p)
@@ -572,7 +593,7 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
                     filter_source = copy_tile(
                         x, filters, sources, inside, cell, filter_source, entries_left, to_left, to_right, p, t
                     )
-                    column, channel, cell = move_on(sources, column, channel, cell, p, t)
+                    x, column, channel, cell = move_on(x, sources, column, channel, cell, p, t)
                     if not whole:
                         entries_left = int32(entries_left - depth)
                 close_copies()
@@ -586,7 +607,7 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
                     filter_source = copy_tile(
                         x, filters, sources, inside, cell, filter_source, entries_left, to_left, to_right, p, t
                     )
-                    column, channel, cell = move_on(sources, column, channel, cell, p, t)
+                    x, column, channel, cell = move_on(x, sources, column, channel, cell, p, t)
                     if not whole:
                         entries_left = int32(entries_left - depth)
                 close_copies()
@@ -612,7 +633,7 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
             while tiles_left > 0:
                 cuda.syncthreads()
                 if tiles_left > 1:
-                    column, channel, cell = move_on(sources, column, channel, cell, p, t)
+                    x, column, channel, cell = move_on(x, sources, column, channel, cell, p, t)
                     if not whole:
                         entries_left = int32(entries_left - depth)
                     filter_source = read_tile(
@@ -695,12 +716,14 @@ def fragments_of(precision, capability, entries, filters):
     tensor cores multiply TF32 numbers as fast as their multipliers float32 ones; and where sums are long enough.
 
     What bounds three products.  For 96 instructions of the tensor cores, of 1024 multiply-adds each, a warp executes 12
-    reads of shared memory, 160 instructions that split factors, 64 that add, and about 75 others: 400 in all, one a
-    cycle from each scheduler, while the tensor cores take 96 times 6 cycles on 9.0 and 96 times 8 on 8.0, as the
-    assembler spaces them.  Three warps on each scheduler keep them busy while one waits for a strip.
+    reads of shared memory, 112 instructions that split factors (2 for each of 32 left ones, 3 for each of 16 right
+    ones), 64 that add, and about 70 others: 355 in all, one a cycle from each scheduler, while the tensor cores take 96
+    times 6 cycles on 9.0 and 96 times 8 on 8.0, as the assembler spaces them.  Three warps on each scheduler keep them
+    busy while one waits for a strip.
 
-    In sums of 1728 random terms, the largest error is 1.7e-8 of the sum of their sizes with three products, 7.1e-8 with
-    float32 multiply-adds, 6.8e-5 with TF32 and 1.7e-4 with bfloat16 (`tests/test_simt_tensor_cores.py`).
+    In sums of 1728 random terms, the largest error is 2.6e-8 of the sum of their sizes with three products, 7.1e-8 with
+    float32 multiply-adds, 6.8e-5 with TF32 and 1.7e-4 with bfloat16; of positive ones 3.1e-7 with three products, which
+    make them 1.3e-7 too small in the mean, and 6.0e-7 with float32 (`tests/test_simt_tensor_cores.py`).
     """
     if capability < (8, 0):
         return None

@@ -129,6 +129,7 @@ else:
     # For channels that are fetched one by one: more threads to a tile, each with fewer of its addresses to keep.
     SCALAR_TILES = (RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3), RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3))
     # For tensor cores, by warps of 64 x 32 and of 64 x 64 sums; of 32 x 32 where a larger tile would have few warps.
+    # A warp of 64 x 32 has so little to multiply that deep strips pay, of which fewer begin.
     # Three products: three warps for each of the four schedulers, of which one loads while others multiply.
     THREE_PRODUCT_TILES = (
         RegisterTile(128, 64, 16, 3, 8, 8, 8, 4, 3),
@@ -138,6 +139,7 @@ else:
     FRAGMENT_TILES = (
         RegisterTile(128, 128, 16, 2, 8, 16, 8, 4, 2),
         RegisterTile(64, 128, 16, 3, 8, 16, 8, 4, 4),
+        RegisterTile(64, 64, 32, 2, 8, 8, 8, 4, 4),
         RegisterTile(64, 64, 16, 3, 8, 8, 8, 4, 4),
     )
     FILTER_TILES = (
@@ -197,7 +199,8 @@ def register_tile(choices, pixels, filters, layers, channels, multiprocessors):
     layers : int
         How many such products there are.
     channels : int
-        Of a group: the largest tile wants a multiple of its depth, or its addresses take too many registers.
+        Of a group: the largest tile wants a multiple of its depth, or its addresses take too many registers; deep ones
+        do too, or their last strip is mostly empty.
     multiprocessors : int
     """
 
@@ -206,7 +209,7 @@ def register_tile(choices, pixels, filters, layers, channels, multiprocessors):
         own, size = blocks_for(blocks, multiprocessors), tile.rows * tile.columns
         return own * size / min(1, own * tile.threads / 256), blocks * size
 
-    fitting = [tile for tile in choices if tile.threads < 256 or channels % tile.depth == 0]
+    fitting = [tile for tile in choices if (tile.threads < 256 and tile.depth <= 16) or channels % tile.depth == 0]
     return min(fitting, key=cost)
 
 
