@@ -24,6 +24,12 @@ def exponentials(x, y):
 
 
 @njit(error_model="numpy")
+def sigmoids(x, y):
+    for i in range(x.size):
+        y[i] = elementary.sigmoid(x[i])
+
+
+@njit(error_model="numpy")
 def exponentials_minus_1(x, y):
     for i in range(x.size):
         y[i] = elementary.expm1(x[i])
@@ -87,6 +93,19 @@ def test_ends_of_exponentials(dtype):
     assert np.isnan(computed(exponentials, payload)).all()
     x = np.array([-np.inf, np.inf, 0.0, np.nan], dtype)
     np.testing.assert_array_equal(computed(exponentials_minus_1, x), np.array([-1, np.inf, 0, np.nan], dtype))
+
+
+@pytest.mark.parametrize(("dtype", "lowest"), [(np.float32, -103.0), (np.float64, -744.0)])
+def test_sigmoid(dtype, lowest):
+    # Down to numbers that are no longer normal.
+    x = np.concatenate([np.linspace(lowest, 40, 20000), 10.0 ** np.arange(-9, 2)]).astype(dtype)
+    powers = [math.exp(-abs(number)) for number in x]
+    expected = [(power if z < 0 else 1) / (1 + power) for z, power in zip(x, powers, strict=True)]
+    got = computed(sigmoids, x)
+    assert units(got, np.array(expected)).max() <= 3
+    assert 0 < got[0] < np.finfo(dtype).tiny
+    x = np.array([-np.inf, np.inf, -0.0, 0.0, np.nan], dtype)
+    np.testing.assert_array_equal(computed(sigmoids, x), np.array([0, 1, 0.5, 0.5, np.nan], dtype))
 
 
 # ------------------------------------------------------------------ softmax in place

@@ -1,7 +1,8 @@
 """Dropout, with a mask that is computed rather than stored.
 
-A word of Philox decides about two elements, not one: ten rounds for two vectors of blocks are 184 instructions, which
-for 64 float32 numbers is as long as one thread takes to read and write them, and for 32 nearly twice that.
+A word of Philox decides about two elements: ten rounds for two vectors of blocks are 185 instructions for 64 elements,
+which take one thread less time than memory does to read and write as many float32 numbers.  With a word for each
+element they would take more.
 """
 
 import numpy as np
