@@ -322,6 +322,8 @@ def dropout(x, rate, seed=None):
     ----------
     x : array of any shape
     rate : float in [0, 1)
+        The probability is the multiple of 2**-16 that is nearest to it, no more than 2**-17 = 0.0000076 away: up to
+        2**-17 nothing is dropped, from 1 - 2**-17 on everything.
     seed : int, optional
         The same seed gives the same mask on every device.  Default: a new one each time.
 

@@ -674,6 +674,7 @@ class Dropout(Layer):
     Parameters
     ----------
     rate : float in [0, 1)
+        The probability is the multiple of 2**-16 that is nearest to it, no more than 2**-17 = 0.0000076 away.
     seed : int, optional
         Default: drawn from the sequence that `gpuconv.utils.set_random_seed` starts.
     """

@@ -15,6 +15,16 @@ import numpy as np
 LINEAR, RELU, LEAKY_RELU, SIGMOID, TANH, ELU, SOFTPLUS, GELU = range(8)
 LAST_FUSABLE = SOFTPLUS
 
+# Dropout's mask.  A tile of so many elements has an eighth as many blocks, which are blocks of `philox4x32`: block b of
+# an array has the counter (lower half of b, upper half of b, stream, step), and the seed's halves for a key.  Each word
+# of a block is two numbers of 16 bits, the lower half first, and each number decides about one element::
+#
+#     words of a block:    0 and 1, their 4 numbers      0 and 1, ...      | 2 and 3, ...      2 and 3, ...
+#     elements of a tile:  0 .. 3, of the first block    4 .. 7, of the second   ...   | 128 .. 131 of the first
+#
+# It is dropped if its number is below ``round(rate * 2**16)``: so the probability is within 2**-17 of the rate.
+DROPOUT_TILE = 256
+
 
 def activate(activation, alpha, z):
     """The activation numbered `activation` at `z`.

@@ -7,6 +7,7 @@ import numpy as np
 from cuda_arguments import _CORRELATIONS, _LAYERS, _POOLS
 from gpuconv.kernels import formulas
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
+from reference import philox4x32
 from support import cases_of
 
 # The same variants that are compiled for `test_cuda_ptx`, and a problem of several blocks each way.
@@ -37,6 +38,9 @@ PADDINGS = [
 DENSES = [{"shape": layer[:3], "activation": layer[3]} for layer in _LAYERS.values()]
 DENSES.append({"shape": (70, 33, 67), "activation": formulas.TANH})
 ACTIVATIONS = [{"shape": (7, 41), "activation": number} for number in range(8)]
+# Rates that are rounded past the first element's number and not, and one that drops everything.
+_NUMBER = philox4x32((0, 0, 2, 3), (1, 0))[0] % 2**16
+RATES = [(_NUMBER + 0.4) / 2**16, (_NUMBER + 0.6) / 2**16, 1 - 2**-17]
 RELUS = [{"shape": (2, 3, 49), "negative_slope": 0.25, "max_value": 1.0, "threshold": 0.5}]
 # Windows that leave cells over, and one that is as large as the picture.
 POOLED_CORRELATIONS = [
@@ -85,6 +89,7 @@ CASES = {
     "dropout": [
         {"shape": (1037,), "rate": 0.3, "seed": 2**63 + 5, "stream": 2, "step": 2**32 - 1},
         {"shape": (3, 5), "rate": 0.0, "seed": 0, "stream": 0, "step": 0},
+        *({"shape": (130,), "rate": rate, "seed": 1, "stream": 2, "step": 3} for rate in RATES),
     ],
     "regularize": [
         {"size": 303, "regions": 4},

@@ -15,6 +15,7 @@ Arguments have the names and order of the table, with three differences:
 Floating arguments may have any dtype; results are float64.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -462,19 +463,26 @@ def philox4x32(counter, key):
     return c0, c1, c2, c3
 
 
-def dropout_keeps(size, rate, seed, stream, step):
-    """For each of `size` elements, whether dropout keeps it."""
-    key = (seed % 2**32, seed // 2**32)
+def dropout_keeps(places, rate, seed, stream, step):
+    """For each of some elements, given by their places, whether dropout keeps it."""
+
+    @functools.cache
+    def numbers(block):
+        words = philox4x32((block % 2**32, block // 2**32, stream, step), (seed % 2**32, seed // 2**32))
+        return [half for word in words for half in (word % 2**16, word // 2**16)]
+
     keeps = []
-    for block in range(-(-size // 4)):
-        words = philox4x32((block % 2**32, block // 2**32, stream, step), key)
-        keeps.extend(word >= int(rate * 2**32) for word in words)
-    return np.array(keeps[:size], dtype=bool)
+    for place in places:
+        tile, place = divmod(place, 256)
+        side, place = divmod(place, 128)
+        number = numbers(32 * tile + place // 4)[4 * side + place % 4]
+        keeps.append(number >= round(rate * 2**16))
+    return np.array(keeps, dtype=bool)
 
 
 def dropout(x, rate, seed, stream, step):
     x = double(x)
-    keeps = dropout_keeps(x.size, rate, seed, stream, step).reshape(x.shape)
+    keeps = dropout_keeps(range(x.size), rate, seed, stream, step).reshape(x.shape)
     return np.where(keeps, x / (1 - rate), 0.0)
 
 

@@ -219,7 +219,7 @@ CASES = {
     "moving_average": _arguments(size=st.integers(1, 70), momentum=st.sampled_from([0.0, 0.9, 0.99, 0.999])),
     "dropout": _arguments(
         shape=shapes,
-        rate=st.sampled_from([0.0, 0.25, 0.5, 0.9]),
+        rate=st.sampled_from([0.0, 0.25, 0.5, 0.9, 1 - 2**-20]),
         seed=st.integers(0, 2**64 - 1),
         stream=words,
         step=words,

@@ -270,6 +270,16 @@ def test_dropout():
     assert (kept == (single.ravel() != 0)).all()
 
 
+def test_dropout_rounds_the_rate():
+    x = np.arange(1.0, 2_001.0)
+    number = reference.philox4x32((0, 0, 0, 0), (3, 0))[0] % 2**16
+    for part, stays in ((0.0, True), (0.4, True), (0.6, False), (1.0, False)):
+        assert (functional.dropout(x, (number + part) / 2**16, seed=3)[0] != 0) == stays
+    assert functional.dropout(x, 2**-17, seed=3).all()
+    assert not functional.dropout(x, 1 - 2**-17, seed=3).any()
+    assert not functional.dropout(x, np.nextafter(1, 0), seed=3).any()
+
+
 # ------------------------------------------------------------------ kinds of arrays
 
 

@@ -403,10 +403,15 @@ def test_dropout():
     assert set(np.unique(y)) == {0.0, 3.0 / 0.7}
     kept = (y != 0).mean()
     assert abs(kept - 0.7) < 5 * np.sqrt(0.3 * 0.7 / x.size)  # five standard deviations
-    # place 10 takes word 2 of block 2
-    word = reference.philox4x32((2, 0, 2, 5), (7, 2**8))[2]
-    assert (y.ravel()[10] == 0) == (word < 0.3 * 2**32)
+    # place 10 takes the lower half of word 1 of block 2, place 128 beyond it that of word 3; the next the upper halves
+    words = reference.philox4x32((2, 0, 2, 5), (7, 2**8))
+    for place, number in ((10, words[1] % 2**16), (11, words[1] >> 16), (138, words[3] % 2**16), (139, words[3] >> 16)):
+        assert (y.ravel()[place] == 0) == (number < 0.3 * 2**16)
+    # place 256 begins with block 32
+    word = reference.philox4x32((32, 0, 2, 5), (7, 2**8))[0]
+    assert (y.ravel()[256] == 0) == (word % 2**16 < 0.3 * 2**16)
     np.testing.assert_array_equal(reference.dropout(x, 0.0, 1, 2, 3), x)
+    assert not reference.dropout(x, 1 - 2**-17, 1, 2, 3).any()
 
 
 # ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from numba.extending import overload
 
 from .blocks import BLOCK, FORMULA, MOVE, blocks, within
 from .compiling import INNER, KERNEL
-from .elementary import exp_of_negative, expm1, log1p, upper_tail
+from .elementary import exp_of_negative, expm1, log1p, sigmoid, upper_tail
 from .fetching import fetch
 from .formulas import clip_relu, clip_relu_slope
 from .local import local_array
@@ -54,12 +54,6 @@ def relu_gradient(x, dy, negative_slope, max_value, threshold, dx):
 
 
 # ------------------------------------------------------------------ one number
-
-
-@njit(**INNER)
-def _sigmoid(z):
-    decay = exp_of_negative(-abs(z))
-    return (decay if z < 0 else type(z)(1)) / (type(z)(1) + decay)
 
 
 @njit(**INNER)
@@ -159,7 +153,7 @@ def _activate_part(x, activation, alpha, y):
             y[i] = alpha * x[i] if x[i] < zero else x[i]
     elif activation == 3:
         for i in range(x.size):
-            y[i] = _sigmoid(x[i])
+            y[i] = sigmoid(x[i])
     elif activation == 4:
         for i in range(x.size):
             y[i] = _tanh(x[i])
@@ -196,7 +190,7 @@ def _activate_gradient(first, last, worker, x, dy, activation, alpha, dx):
             dx[i] = dy[i] * _elu_slope(alpha, x[i])
     elif activation == 6:
         for i in range(x.size):
-            dx[i] = dy[i] * _sigmoid(x[i])
+            dx[i] = dy[i] * sigmoid(x[i])
     elif activation == 7:
         for i in range(x.size):
             dx[i] = dy[i] * _gelu_slope(x[i])

@@ -211,6 +211,19 @@ def _emit_exp_of_negative(builder, x):
     return _emit_without_scale(builder, emit_scaled_exp_of_negative(builder, x))
 
 
+def _emit_sigmoid(builder, z):
+    """``1 / (1 + e^-|z|)``, or ``e^-|z| / (1 + e^-|z|)`` for z < 0; both sides of the fraction keep the scale.
+
+    Whether z < 0 is its sign bit's to say, which is what a vector's selection looks at: -0 is among them, to no effect.
+    """
+    whole, one = _whole(z.type), constant(z.type, 2.0 ** (_format_of(z.type).bias // 2))
+    bits = builder.bitcast(z, whole)
+    minus_size = builder.bitcast(builder.or_(bits, constant(whole, -(1 << (whole.width - 1)))), z.type)
+    power = emit_scaled_exp_of_negative(builder, minus_size)
+    is_below = builder.icmp_signed("<", bits, constant(whole, 0))
+    return builder.fdiv(builder.select(is_below, power, one), builder.fadd(one, power))
+
+
 def _emit_expm1(builder, x):
     form, kind = _format_of(x.type), x.type
     # Below -40 it is -1.
@@ -237,6 +250,9 @@ def _of_one_number(emit):
 
 
 _exp_of_negative_of, _expm1_of = _of_one_number(_emit_exp_of_negative), _of_one_number(_emit_expm1)
+
+# 1 / (1 + e^-z), which neither overflows nor loses digits on either side.
+sigmoid = _of_one_number(_emit_sigmoid)
 
 # What `emit_scaled_exp_of_negative` gave, or a sum of it, without the scale.
 without_scale = _of_one_number(_emit_without_scale)

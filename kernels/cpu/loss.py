@@ -13,7 +13,7 @@ from numba import njit
 from .activation import ROWS_BLOCK, rows_of_task
 from .blocks import FORMULA
 from .compiling import INNER, KERNEL
-from .elementary import exp_of_negative, log, log1p, select, without_scale
+from .elementary import exp_of_negative, log, log1p, select, sigmoid, without_scale
 from .local import local_array
 from .rows import LANE_SUMS, ROWS_AT_ONCE, exponentials_of_rows, row_sum, scale_rows
 from .threads import share
@@ -193,7 +193,7 @@ def sigmoid_binary_cross_entropy(logits, targets, scale, losses, gradient):
 
 @njit(**INNER)
 def _sigmoid_binary_cross_entropy(first, last, worker, all_logits, all_targets, scale, all_losses, all_gradient, rows):
-    zero, one = type(scale)(0), type(scale)(1)
+    zero = type(scale)(0)
     columns = all_logits.shape[1]
     factor = scale / type(scale)(columns)
     for task in range(first, last):
@@ -209,6 +209,4 @@ def _sigmoid_binary_cross_entropy(first, last, worker, all_logits, all_targets, 
         for i in range(losses.size):
             losses[i] = row_sum(gradient, i * columns, columns) / type(scale)(columns)
         for k in range(gradient.size):
-            z = logits[k]
-            decay = exp_of_negative(-abs(z))
-            gradient[k] = factor * ((decay if z < zero else one) / (one + decay) - targets[k])
+            gradient[k] = factor * (sigmoid(logits[k]) - targets[k])

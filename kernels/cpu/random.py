@@ -1,7 +1,8 @@
 """Dropout, with a mask that is computed rather than stored.
 
-Random numbers bound it: the ten rounds of Philox are some seventy instructions for a vector of blocks, of four words
-each, and they take one thread about as long as memory does to read and write as many float32 numbers.
+A word of Philox decides about two elements: ten rounds for two vectors of blocks are 185 instructions for 64 elements,
+which take one thread less time than memory does to read and write as many float32 numbers.  With a word for each
+element they would take more.
 """
 
 import numpy as np
@@ -10,6 +11,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ..formulas import DROPOUT_TILE
 from .builders import constant, keep_loop, spread
 from .compiling import INNER, KERNEL
 from .elementary import select
@@ -17,16 +19,17 @@ from .fetching import fetch
 from .local import local_array
 from .prepared import prepared
 from .simd import REGISTER_BYTES
-from .streaming import PIECE, PIECE_ROOM, finish_streaming, is_streamed, stream
+from .streaming import finish_streaming, is_streamed, stream
 from .threads import share
 from .views import part
+from .workspace import LINE_BYTES
 
-# Multiply-adds that a word costs, roughly.
-WORK = 32
+# Multiply-adds that an element costs, roughly.
+WORK = 16
 
-# Words that are drawn before they are used, and elements of a task.
-WORDS = PIECE
+# Elements of a task, in whole tiles; room for a tile's results behind what waits of a line of memory.
 TASK = 1 << 14
+ROOM = DROPOUT_TILE + LINE_BYTES // 4
 
 # Vectors of blocks that are drawn side by side: each round waits for the one before.
 VECTORS = 2
@@ -38,39 +41,43 @@ _I64 = ir.IntType(64)
 def dropout(x, rate, seed, stream, step, y):
     """Each element is zero with probability `rate`, else multiplied by 1 / (1 - rate).
 
-    Element i takes word ``i % 4`` of Philox with counter ``(i // 4, stream, step)`` and key
-    `seed`: the same mask on every device and for any number of threads, and again in the
-    backward pass, where `x` is the gradient.
+    The mask is that of `gpuconv.kernels.formulas.DROPOUT_TILE`, the same on every device and for any number of threads,
+    and again in the backward pass, where `x` is the gradient.
     """
     # 64 bits, with a sign, as all whole numbers of repeated calls.
-    return _dropout, (x, rate, int(np.uint64(seed).view(np.int64)), stream, step, y)
+    key = int(np.uint64(seed).view(np.int64))
+    return _dropout, (x, round(rate * 2**16), 1 / (1 - rate), key, stream, step, y)
 
 
 @njit(**KERNEL)
-def _dropout(x, rate, seed, number, step, y):
-    arguments = x.reshape(-1), rate, np.uint64(seed), np.uint32(number), np.uint32(step), y.reshape(-1)
+def _dropout(x, threshold, scale, seed, number, step, y):
+    key = np.uint64(seed)
+    words = np.uint32(number), np.uint32(step), np.uint32(key & np.uint64(0xFFFFFFFF)), np.uint32(key >> np.uint64(32))
+    arguments = x.reshape(-1), np.int32(threshold), y.dtype.type(scale), words, y.reshape(-1)
     share(_dropout_part, arguments, (x.size + TASK - 1) // TASK, x.size * WORK)
 
 
 @intrinsic
-def _draw(typing, first_block, stream, step, key0, key1, words):
-    """The `WORDS` words of consecutive blocks: `gpuconv.kernels.formulas.philox4x32`, by vectors.
+def _draw(typing, first_block, words, numbers):
+    """The numbers of a tile from its first block on: `gpuconv.kernels.formulas.philox4x32`, by vectors.
+
+    `words` are what else goes into the counter, and the key.
 
     A word has 64 bits for itself, of which only the lower half counts: so a product's two halves are where the next
-    round wants them, one after a shift, the other as it is.
+    round wants them, one after a shift, the other as it is.  In the end two words come together, which are four numbers
+    of one block, beside those of the next block: as the tile wants them.
     """
 
     def code(context, builder, signature, arguments):
-        first_block, *rest, words = arguments
-        data = context.make_array(signature.args[5])(context, builder, words).data
+        first_block, words, numbers = arguments
+        data = context.make_array(signature.args[2])(context, builder, numbers).data
         lanes = REGISTER_BYTES // 8
         vector = ir.VectorType(_I64, lanes)
         half, lower = constant(vector, 32), constant(vector, 0xFFFFFFFF)
-        stream, step, *key = (builder.zext(word, _I64) for word in rest)
-        # All block numbers here have the upper half in common: WORDS is a power of two.
+        stream, step, *key = (builder.zext(word, _I64) for word in cgutils.unpack_tuple(builder, words))
+        # All block numbers of a tile have the upper half in common: tiles have a power of two of them.
         constants = [spread(builder, word, lanes) for word in (builder.lshr(first_block, _I64(32)), stream, step)]
-        # Even lanes hold the first blocks of a vector, odd lanes the others: so they come together at the end.
-        order = ir.Constant(vector, [lane // 2 + lane % 2 * lanes // 2 for lane in range(lanes)])
+        order = ir.Constant(vector, list(range(lanes)))
         keys = []
         for number in range(10):
             shifts = (0x9E3779B9 * number, 0xBB67AE85 * number)
@@ -83,7 +90,8 @@ def _draw(typing, first_block, stream, step, key0, key1, words):
             c2 = builder.xor(builder.lshr(first, half), builder.xor(c3, key1))
             return c0, second, c2, first
 
-        with cgutils.for_range_slice(builder, _I64(0), _I64(WORDS // 4), _I64(VECTORS * lanes), intp=_I64) as (j, _):
+        blocks = _I64(DROPOUT_TILE // 8)
+        with cgutils.for_range_slice(builder, _I64(0), blocks, _I64(VECTORS * lanes), intp=_I64) as (j, _):
             states = []
             for number in range(VECTORS):
                 block = builder.add(builder.add(first_block, j), _I64(number * lanes))
@@ -91,42 +99,34 @@ def _draw(typing, first_block, stream, step, key0, key1, words):
             for pair in keys:
                 states = [round_of(*state, *pair) for state in states]
             for number, (c0, c1, c2, c3) in enumerate(states):
-                pairs = [
-                    builder.or_(builder.and_(low, lower), builder.shl(high, half)) for low, high in ((c0, c1), (c2, c3))
-                ]
-                for side in range(2):
-                    places = [lane - lane % 2 + side + lane % 2 * lanes for lane in range(lanes)]
-                    mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), places)
-                    place = builder.mul(builder.add(j, _I64(number * lanes + side * lanes // 2)), _I64(4))
+                for first, low, high in ((0, c0, c1), (DROPOUT_TILE // 2, c2, c3)):
+                    four = builder.or_(builder.and_(low, lower), builder.shl(high, half))
+                    place = builder.add(builder.mul(j, _I64(4)), _I64(first + 4 * number * lanes))
                     pointer = builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
-                    builder.store(builder.shuffle_vector(*pairs, mask), pointer, align=4)
+                    builder.store(four, pointer, align=REGISTER_BYTES)
             keep_loop(builder)
         return context.get_dummy_value()
 
-    word = types.uint32
-    return types.void(types.intp, word, word, word, word, words), code
+    return types.void(types.intp, words, numbers), code
 
 
 @njit(**INNER)
-def _dropout_part(first, last, worker, x, rate, seed, number, step, y):
-    threshold = np.uint32(rate * 4294967296.0)
-    scale, zero = x.dtype.type(1.0 / (1.0 - rate)), x.dtype.type(0)
-    key0 = np.uint32(seed & np.uint64(0xFFFFFFFF))
-    key1 = np.uint32(seed >> np.uint64(32))
-    words, piece = local_array(WORDS, np.uint32), local_array(PIECE_ROOM, y)
+def _dropout_part(first, last, worker, x, threshold, scale, words, y):
+    zero = y.dtype.type(0)
+    numbers, piece = local_array(DROPOUT_TILE, np.uint16), local_array(ROOM, y)
     streamed, waiting = is_streamed(y), 0
     target = piece if streamed else y
     end = min(last * TASK, x.size)
-    for start in range(first * TASK, end, WORDS):
-        count = min(WORDS, end - start)
+    for start in range(first * TASK, end, DROPOUT_TILE):
+        count = min(DROPOUT_TILE, end - start)
         into = waiting if streamed else start
         if streamed:
             fetch(x, start + count, count)
-        _draw(start // 4, number, step, key0, key1, words)
+        _draw(start // 8, words, numbers)
         given, kept = part(x, start, count), part(target, into, count)
         for i in range(count):
             # A product with zero would keep NaN; a dropped element is gone.
-            kept[i] = select(words[i] >= threshold, given[i] * scale, zero)
+            kept[i] = select(np.int32(numbers[i]) >= threshold, given[i] * scale, zero)
         if streamed:
             waiting = stream(piece, into + count, y, start - into, start + count == end)
     if streamed:

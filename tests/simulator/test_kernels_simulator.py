@@ -79,7 +79,7 @@ CASES = {
     ],
     "moving_average": [{**size, "momentum": 0.999} for size in SIZES],
     "dropout": [
-        {"shape": (53,), "rate": 0.3, "seed": 2**63 + 5, "stream": 2, "step": 2**32 - 1},
+        {"shape": (141,), "rate": 0.3, "seed": 2**63 + 5, "stream": 2, "step": 2**32 - 1},
         {"shape": (3, 5), "rate": 0.0, "seed": 0, "stream": 0, "step": 0},
     ],
     "regularize": [{"size": 203, "regions": 4}, {"size": 9, "regions": 1}],
