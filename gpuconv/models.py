@@ -517,12 +517,13 @@ class Sequential:
         if self._penalized:
             device.regularize(self._parameters, *self._regions, self._gradients, self._penalty_value)
 
-    def _add_up(self, device, states, place, record):
-        """Put the batch's losses, metrics and penalty, each added up, into place `place` of the record."""
-        for values, total in zip((states.losses, *states.hits), record.totals, strict=True):
+    def _add_up(self, device, states, place, sums):
+        """Put the batch's losses, metrics and penalty, each added up, into place `place` of its row."""
+        *totals, penalties = sums
+        for values, total in zip((states.losses, *states.hits), totals, strict=True):
             device.sum_into(values, place, total)
         if self._penalized:
-            device.sum_into(self._penalty_value, place, record.penalties)
+            device.sum_into(self._penalty_value, place, penalties)
 
     def _gather(self, device, data, order, states, start):
         """Copy a batch of samples and targets, from place `start` of the order on."""
@@ -536,7 +537,7 @@ class Sequential:
         self._loss_and_metrics(device, predictions, states)
         self._backward(states.gradient, states)
         self._penalty(device)
-        self._add_up(device, states, place, epoch.record)
+        self._add_up(device, states, place, epoch.sums)
         if self._parameters.shape[0]:
             self.optimizer.step(device, self._parameters, self._gradients)
 
@@ -546,7 +547,7 @@ class Sequential:
         predictions = self._forward(states.x, states, training=False, only_z=self._only_logits)
         self._loss_and_metrics(device, predictions, states)
         self._penalty(device)
-        self._add_up(device, states, place, epoch.record)
+        self._add_up(device, states, place, epoch.sums)
 
     def _prediction_step(self, device, epoch, states, start, place):
         """The outputs of one batch."""
@@ -642,18 +643,15 @@ class Sequential:
 
         All of it is on the device.
         """
-        device, count, dtype = self.device, len(x), self.dtype
-        steps = -(-count // batch_size)
+        device, count = self.device, len(x)
         data = SimpleNamespace(x=device.from_host(_rows(x)), y=device.from_host(_rows(y)))
-        record = SimpleNamespace(
-            # One number a step for loss, metrics and penalty.
-            totals=[device.zeros((steps,), dtype) for _ in range(1 + len(self._resolved_metrics))],
-            penalties=device.zeros((steps,), dtype),
-        )
         order = self._order(np.arange(count))
+        # One number a step for loss, metrics and penalty: one array, so that it is read at once.
+        record = device.zeros((2 + len(self._resolved_metrics), -(-count // batch_size)), self.dtype)
+        sums = [record[row] for row in range(record.shape[0])]
         return SimpleNamespace(
-            data=data, order=order, record=record, lent=(data.x, data.y, order, *record.totals, record.penalties),
-            count=count, batch_size=batch_size,
+            data=data, order=order, record=record, sums=sums, lent=(data.x, data.y, order, *sums), count=count,
+            batch_size=batch_size,
         )  # fmt: skip
 
     def _order(self, numbers):
@@ -666,12 +664,13 @@ class Sequential:
     def _read(self, epoch, steps):
         """Means over the first `steps` batches."""
         count = min(steps * epoch.batch_size, epoch.count)
-        rows, record = self._rows_per_sample, epoch.record
-        means = [self.device.to_host(total)[:steps].sum(dtype=np.float64) / (count * rows) for total in record.totals]
-        sizes = np.full(steps, epoch.batch_size)
-        sizes[-1] = count - epoch.batch_size * (steps - 1)
-        means[0] += (self.device.to_host(record.penalties)[:steps] * sizes).sum(dtype=np.float64) / count
-        return {name: float(mean) for name, mean in zip(self._value_names, means, strict=True)}
+        record = self.device.to_host(epoch.record)[:, :steps].astype(np.float64)
+        *means, penalty = record.sum(axis=1).tolist()
+        means = [mean / (count * self._rows_per_sample) for mean in means]
+        # Each batch's penalty counts for its samples, of which the last may have fewer.
+        missing = steps * epoch.batch_size - count
+        means[0] += (penalty * epoch.batch_size - float(record[-1, -1]) * missing) / count
+        return dict(zip(self._value_names, means, strict=True))
 
     def _rehearse(self, batch):
         """Train on a batch of zeros and evaluate, or only predict if there is no loss, and undo it."""
