@@ -26,6 +26,7 @@ from . import device as devices
 from . import metrics as metric_module
 from .fusion import parts_of
 from .kernels.collecting import seldom_collecting
+from .kernels.precision import get_precision
 from .kernels.repetition import Counter
 from .layers import Input, Layer, assign_all
 from .recording import recording
@@ -630,13 +631,16 @@ class Sequential:
             some = min(max(int(some * _REPEATING_SECONDS / seconds), 1), left)
 
     def _settings(self):
-        """What the calls of a step follow from: the attributes of all parts, and the thread, whose scratch they use."""
+        """What the calls of a step follow from.
+
+        The attributes of all parts, the precision of products, and the thread, whose scratch memory the calls use.
+        """
         parts = [*self.layers, self.optimizer, self.loss, *self.metrics]
         for layer in self.layers:
             parts += [getattr(layer, "activation", None), *layer.variables, *layer.constants]
         attributes = [vars(part).items() for part in parts if part is not None]
         values = [value for some in attributes for name, value in some if name not in _COUNTING]
-        return [threading.current_thread(), *parts, *values]
+        return [threading.current_thread(), get_precision(), *parts, *values]
 
     def _epoch(self, x, y, batch_size):
         """What passes over a data set need: it and the order of its samples, and room for what each batch adds up to.

@@ -9,9 +9,9 @@ one table of 64-bit words, and a compiled loop calls the kernels with them::
     words        [address, extents, strides, number, ... ][ ...
 
 What grows from step to step (`Counter`) are single words, and those of an array that is lent are written anew when
-another takes its place.  An *entry* is a function of a few instructions for each
-kernel that hands it the words as Numba's functions want their arguments: one after the other, arrays as the fields
-of their structure.  It is made of LLVM's language directly, in a few milliseconds, since it has nothing to optimise.
+another takes its place.  An *entry* is a function of a few instructions for each kernel that hands it the words as
+Numba's functions want their arguments: one after the other, arrays as the fields of their structure.  It is made of
+LLVM's language directly, in a few milliseconds, since it has nothing to optimise.
 """
 
 import ctypes
