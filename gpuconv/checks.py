@@ -1,5 +1,6 @@
 """Refusals: every message says what was expected and what was received, before any work is done."""
 
+import math
 from numbers import Real
 
 import numpy as np
@@ -27,7 +28,7 @@ def real(name, value, low=None, high=None, open_high=False):
         raise TypeError(f"{name}: expected {wanted}, received {value!r}")
     number = float(value)
     too_high = high is not None and (number >= high if open_high else number > high)
-    if not np.isfinite(number) or (low is not None and number < low) or too_high:
+    if not math.isfinite(number) or (low is not None and number < low) or too_high:
         raise ValueError(f"{name}: expected {wanted}, received {value!r}")
     return number
 

@@ -5,14 +5,16 @@ kernel, backward through the layers, penalties, optimiser.  All of it runs on on
 nothing waits for it: losses and metrics add up on the device and are read once an epoch
 (and, for the progress bar, a few times a second).  From the second step on, the kernels are
 called as they were recorded in the first (`recording`), and so are those of evaluation and
-prediction.  The first is that of a call of `fit`, or of an epoch if callbacks of the user's own
-may change something in between.
+prediction.  Recordings are kept with a batch size's arrays, from call to call of `fit`, for as long
+as nobody has set an attribute of a layer, the optimiser or another part.
 """
 
 import contextlib
 import functools
 import itertools
+import operator
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -24,6 +26,7 @@ from . import device as devices
 from . import metrics as metric_module
 from .fusion import parts_of
 from .kernels.collecting import seldom_collecting
+from .kernels.precision import get_precision
 from .kernels.repetition import Counter
 from .layers import Input, Layer, assign_all
 from .recording import recording
@@ -37,6 +40,9 @@ _REPEATING_SECONDS = 0.05
 
 # Steps of an epoch below which recording the first is not worth its time.
 _FEWEST_REPEATED = 4
+
+# Attributes of parts that count steps, which the calls of a step follow by themselves.
+_COUNTING = {"iterations", "calls"}
 
 
 class Sequential:
@@ -401,10 +407,6 @@ class Sequential:
         for epoch in range(initial_epoch, epochs):
             for watcher in watchers:
                 watcher.on_epoch_begin(epoch)
-            if not all(map(_is_own, watchers)):
-                # Callbacks of the user's own may have changed anything.
-                for known in filter(None, (trained, validated)):
-                    known.repeat = None
             if shuffle:
                 self._reorder(trained, random.permutation(len(x)))
             with _Progress(epoch, epochs, -(-len(x) // batch_size), verbose) as progress:
@@ -468,14 +470,11 @@ class Sequential:
         self._bind()
         samples, order = self.device.from_host(_rows(x)), self._order(np.arange(len(x)))
         outputs = self.device.empty((len(x), int(np.prod(self._output))), self.dtype)
-
-        def step(device, states, start, place):
-            device.gather(samples, order, start, states.x_rows)
-            output = self._forward(states.x, states, training=False)
-            device.put(output.reshape(states.batch, -1), start, outputs)
-
-        epoch = SimpleNamespace(count=len(x), batch_size=batch_size, repeat=None)
-        for _ in self._steps(step, epoch, self._prediction_repeatable):
+        epoch = SimpleNamespace(
+            samples=samples, order=order, outputs=outputs, lent=(samples, order, outputs), count=len(x),
+            batch_size=batch_size,
+        )  # fmt: skip
+        for _ in self._steps(self._prediction_step, epoch, self._prediction_repeatable):
             pass
         return self.device.to_host(outputs).reshape(len(x), *self._output)
 
@@ -519,12 +518,13 @@ class Sequential:
         if self._penalized:
             device.regularize(self._parameters, *self._regions, self._gradients, self._penalty_value)
 
-    def _add_up(self, device, states, place, record):
-        """Put the batch's losses, metrics and penalty, each added up, into place `place` of the record."""
-        for values, total in zip((states.losses, *states.hits), record.totals, strict=True):
+    def _add_up(self, device, states, place, sums):
+        """Put the batch's losses, metrics and penalty, each added up, into place `place` of its row."""
+        *totals, penalties = sums
+        for values, total in zip((states.losses, *states.hits), totals, strict=True):
             device.sum_into(values, place, total)
         if self._penalized:
-            device.sum_into(self._penalty_value, place, record.penalties)
+            device.sum_into(self._penalty_value, place, penalties)
 
     def _gather(self, device, data, order, states, start):
         """Copy a batch of samples and targets, from place `start` of the order on."""
@@ -538,7 +538,7 @@ class Sequential:
         self._loss_and_metrics(device, predictions, states)
         self._backward(states.gradient, states)
         self._penalty(device)
-        self._add_up(device, states, place, epoch.record)
+        self._add_up(device, states, place, epoch.sums)
         if self._parameters.shape[0]:
             self.optimizer.step(device, self._parameters, self._gradients)
 
@@ -548,20 +548,24 @@ class Sequential:
         predictions = self._forward(states.x, states, training=False, only_z=self._only_logits)
         self._loss_and_metrics(device, predictions, states)
         self._penalty(device)
-        self._add_up(device, states, place, epoch.record)
+        self._add_up(device, states, place, epoch.sums)
+
+    def _prediction_step(self, device, epoch, states, start, place):
+        """The outputs of one batch."""
+        device.gather(epoch.samples, epoch.order, start, states.x_rows)
+        output = self._forward(states.x, states, training=False)
+        device.put(output.reshape(states.batch, -1), start, epoch.outputs)
 
     def _train_epoch(self, epoch, progress):
         place = 0
         repeatable = bool(self._parameters.shape[0]) and _is_own(self.optimizer) and self._evaluation_repeatable
-        step = functools.partial(self._step, epoch=epoch)
-        for some in self._steps(step, epoch, repeatable, training=True):
+        for some in self._steps(self._step, epoch, repeatable, training=True):
             place += some
             progress.advance(some, functools.partial(self._read, epoch, place))
         return self._read(epoch, place)
 
     def _evaluate(self, epoch):
-        step = functools.partial(self._evaluation_step, epoch=epoch)
-        return self._read(epoch, sum(self._steps(step, epoch, self._evaluation_repeatable)))
+        return self._read(epoch, sum(self._steps(self._evaluation_step, epoch, self._evaluation_repeatable)))
 
     @property
     def _evaluation_repeatable(self):
@@ -577,10 +581,11 @@ class Sequential:
 
         Parameters
         ----------
-        step : callable
-            ``step(device, states=, start=, place=)`` does what is to be done with the samples from `start` on, which
-            make batch number `place`.
-        epoch : as `_epoch` makes it
+        step : method
+            ``step(device, epoch, states, start=, place=)`` does what is to be done with the samples from `start` on,
+            which make batch number `place`.
+        epoch : SimpleNamespace
+            With `count`, `batch_size` and `lent`, the arrays that are this pass's own.
         repeatable : bool
             Whether batches of one size make the same calls, so that those of the first can be repeated.
         training : bool, default False
@@ -592,25 +597,29 @@ class Sequential:
                 yield some
         for start in range(place * batch_size, count, batch_size):
             states = self._states(min(batch_size, count - start), training)
-            step(self.device, states=states, start=start, place=place)
+            step(self.device, epoch, states, start=start, place=place)
             place += 1
             yield 1
 
     def _repeat(self, step, epoch, training):
-        """Batches of one size, of which the first is recorded, once for all passes, and then repeated."""
+        """Batches of one size, of which the first is recorded, once for many passes, and then repeated."""
         left, some = epoch.count // epoch.batch_size, 1
-        if epoch.repeat is None:
+        states = self._states(epoch.batch_size, training)
+        repeat, settings = states.recordings.get(step.__name__, (None, ()))
+        if _same(settings, self._settings()):
+            repeat.restart(epoch.lent)
+        else:
             counters = {"start": Counter(0, epoch.batch_size), "place": Counter(0)}
             with recording(self.device, self.layers) as recorder:
-                step(recorder, states=self._states(epoch.batch_size, training), **counters)
+                step(recorder, epoch, states, **counters)
             yield 1
             left -= 1
-            epoch.repeat = recorder.repetition()
-        else:
-            epoch.repeat.restart()
+            repeat = recorder.repetition(epoch.lent)
+            # As they are now: the first step makes the optimiser's moments.
+            states.recordings[step.__name__] = repeat, self._settings()
         while left:
             started = time.perf_counter()
-            epoch.repeat(some)
+            repeat(some)
             if training:
                 self.optimizer.iterations += some
                 for layer in self.layers:
@@ -621,23 +630,32 @@ class Sequential:
             seconds = max(time.perf_counter() - started, 1e-9)
             some = min(max(int(some * _REPEATING_SECONDS / seconds), 1), left)
 
-    def _epoch(self, x, y, batch_size):
-        """What passes over a data set need.
+    def _settings(self):
+        """What the calls of a step follow from.
 
-        It and the order of its samples, on the device; room for what each batch adds up to; and what repeats a batch's
-        calls, once it is known.
+        The attributes of all parts, the precision of products, and the thread, whose scratch memory the calls use.
         """
-        device, count, dtype = self.device, len(x), self.dtype
-        steps = -(-count // batch_size)
+        parts = [*self.layers, self.optimizer, self.loss, *self.metrics]
+        for layer in self.layers:
+            parts += [getattr(layer, "activation", None), *layer.variables, *layer.constants]
+        attributes = [vars(part).items() for part in parts if part is not None]
+        values = [value for some in attributes for name, value in some if name not in _COUNTING]
+        return [threading.current_thread(), get_precision(), *parts, *values]
+
+    def _epoch(self, x, y, batch_size):
+        """What passes over a data set need: it and the order of its samples, and room for what each batch adds up to.
+
+        All of it is on the device.
+        """
+        device, count = self.device, len(x)
         data = SimpleNamespace(x=device.from_host(_rows(x)), y=device.from_host(_rows(y)))
-        record = SimpleNamespace(
-            # One number a step for loss, metrics and penalty.
-            totals=[device.zeros((steps,), dtype) for _ in range(1 + len(self._resolved_metrics))],
-            penalties=device.zeros((steps,), dtype),
-        )
+        order = self._order(np.arange(count))
+        # One number a step for loss, metrics and penalty: one array, so that it is read at once.
+        record = device.zeros((2 + len(self._resolved_metrics), -(-count // batch_size)), self.dtype)
+        sums = [record[row] for row in range(record.shape[0])]
         return SimpleNamespace(
-            data=data, order=self._order(np.arange(count)), record=record, count=count, batch_size=batch_size,
-            repeat=None,
+            data=data, order=order, record=record, sums=sums, lent=(data.x, data.y, order, *sums), count=count,
+            batch_size=batch_size,
         )  # fmt: skip
 
     def _order(self, numbers):
@@ -650,12 +668,13 @@ class Sequential:
     def _read(self, epoch, steps):
         """Means over the first `steps` batches."""
         count = min(steps * epoch.batch_size, epoch.count)
-        rows, record = self._rows_per_sample, epoch.record
-        means = [self.device.to_host(total)[:steps].sum(dtype=np.float64) / (count * rows) for total in record.totals]
-        sizes = np.full(steps, epoch.batch_size)
-        sizes[-1] = count - epoch.batch_size * (steps - 1)
-        means[0] += (self.device.to_host(record.penalties)[:steps] * sizes).sum(dtype=np.float64) / count
-        return {name: float(mean) for name, mean in zip(self._value_names, means, strict=True)}
+        record = self.device.to_host(epoch.record)[:, :steps].astype(np.float64)
+        *means, penalty = record.sum(axis=1).tolist()
+        means = [mean / (count * self._rows_per_sample) for mean in means]
+        # Each batch's penalty counts for its samples, of which the last may have fewer.
+        missing = steps * epoch.batch_size - count
+        means[0] += (penalty * epoch.batch_size - float(record[-1, -1]) * missing) / count
+        return dict(zip(self._value_names, means, strict=True))
 
     def _rehearse(self, batch):
         """Train on a batch of zeros and evaluate, or only predict if there is no loss, and undo it."""
@@ -770,7 +789,7 @@ class Sequential:
 
     def _plan(self, batch, training):
         first = next((i for i, part in enumerate(self._parts) if _learns(part)), len(self._parts))
-        states = SimpleNamespace(batch=batch, first=first)
+        states = SimpleNamespace(batch=batch, first=first, recordings={})
         states.parts = [
             part.plan(batch, self._allocator(number, batch), training, training and number > first)
             for number, part in enumerate(self._parts)
@@ -900,6 +919,11 @@ def _is_own(part):
     return all(
         type(piece).__module__.startswith(f"{__package__}.") for piece in (part, activation) if piece is not None
     )
+
+
+def _same(some, others):
+    """Whether two lists hold the same objects."""
+    return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
 def _learns(part):

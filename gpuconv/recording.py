@@ -40,9 +40,9 @@ class Recorder:
 
         return recorded
 
-    def repetition(self):
-        """A function that makes the recorded calls so many times more."""
-        return self._device.repetition(self._calls)
+    def repetition(self, lent):
+        """A function that makes the recorded calls so many times more, on other arrays than those lent if need be."""
+        return self._device.repetition(self._calls, lent)
 
 
 @contextlib.contextmanager

@@ -99,6 +99,7 @@ TABLE = {
     "to_host": "array",
     "copy": "source destination",
     "synchronize": "",
-    # repetition: a function that makes calls of kernels, [(kernel, arguments), ...], so many times more
-    "repetition": "calls",
+    # repetition: a function that makes calls of kernels, [(kernel, arguments), ...], so many times more, and lets other
+    # arrays take the places of those lent
+    "repetition": "calls lent",
 }

@@ -8,6 +8,7 @@ How far a result may be off follows from `support.tolerance` and the size of the
 up (`scale`): the same formula with absolute values in place of values.
 """
 
+import weakref
 from contextlib import contextmanager
 from functools import wraps
 
@@ -854,7 +855,10 @@ def check_memory(device):
 
 
 def check_repetition(device):
-    """Calls are made again in their order, as often as is asked for, and counters grow from one time to the next."""
+    """Calls are made again in their order, as often as is asked for, and counters grow from one time to the next.
+
+    Lent arrays may be others after a restart, and nothing keeps them alive.
+    """
     for dtype in (np.float32, np.float64):
         rows = np.arange(30, dtype=dtype).reshape(10, 3) ** 2
         order = np.array([3, 1, 4, 0, 5, 9, 2, 6, 8, 7], np.int32)
@@ -867,7 +871,8 @@ def check_repetition(device):
             [
                 (device.gather, (source, order_there, Counter(0, 2), batch)),
                 (device.sum_into, (flat, Counter(1, again=lambda: 4), totals)),
-            ]
+            ],
+            (source, order_there),
         )
         expected = rows[order].reshape(5, 6).sum(axis=1)
         np.testing.assert_array_equal(device.to_host(totals), [0, expected[0], 0, 0, 0])
@@ -877,9 +882,16 @@ def check_repetition(device):
         repeat(2)
         np.testing.assert_array_equal(device.to_host(totals), [0, *expected[:4]])
         np.testing.assert_array_equal(device.to_host(batch), rows[order][6:8])
-        repeat.restart()
+        repeat.restart((source, order_there))
         repeat(1)
         np.testing.assert_array_equal(device.to_host(totals), [0, *expected[:3], expected[0]])
+        others = device.from_host(-rows[:4]), device.from_host(order[[0, 1, 3]].copy())
+        repeat.restart(others)
+        repeat(1)
+        np.testing.assert_array_equal(device.to_host(totals), [0, *expected[:3], -expected[0]])
+        here = weakref.ref(others[0])
+        del others
+        assert here() is None
         _check_repeated_steps(device, dtype)
 
 

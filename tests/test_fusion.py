@@ -182,6 +182,7 @@ POOLED = ["correlate2d_max_pool2d", "correlate2d_max_pool2d_gradient_filters"]
 SHALLOW = [
     correlation_geometry((13, 8, 8, 1), 3, 10),
     correlation_geometry((3, 23, 22, 3), 3, 33),
+    correlation_geometry((2, 41, 36, 1), 3, 25),
     correlation_geometry((2, 21, 40, 1), (2, 5), 17, (1, 2), "valid", (3, 1)),
     correlation_geometry((1, 5, 6, 32), 1, 24, 2),
     correlation_geometry((200, 3, 3, 2), (1, 2), 16),

@@ -1,6 +1,8 @@
 """What `Sequential` promises: Keras's meaning of fit, evaluate and predict, and runs that can be repeated."""
 
 import re
+import threading
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -443,6 +445,15 @@ def test_a_seed_fixes_a_run_for_any_number_of_threads():
         assert other == history
 
 
+@pytest.fixture
+def recordings(monkeypatch):
+    """The number of calls in each repetition that is made during a test, on the CPU."""
+    monkeypatch.setenv("GPUCONV_DEVICE", "cpu")
+    made, repetition = [], cpu.repetition
+    monkeypatch.setattr(cpu, "repetition", lambda calls, lent: made.append(len(calls)) or repetition(calls, lent))
+    return made
+
+
 class UnknownFlatten(layers.Flatten):
     """A layer that is not the library's own, so that every step of its model is taken in Python."""
 
@@ -483,22 +494,76 @@ def run_of_many_layers(flatten, optimizer, seed=3):
     ],
     ids=["SGD", "Adam", "RMSprop"],
 )
-def test_repeated_steps_are_those_taken_in_python(optimizer, monkeypatch):
-    monkeypatch.setenv("GPUCONV_DEVICE", "cpu")
-    made = []
-    repetition = cpu.repetition
-    monkeypatch.setattr(cpu, "repetition", lambda calls: made.append(calls) or repetition(calls))
+def test_repeated_steps_are_those_taken_in_python(optimizer, recordings):
     weights, histories, steps = run_of_many_layers(layers.Flatten, optimizer)
     # Training and validation once for all epochs, but for the last run's two steps; then evaluation and prediction.
-    assert len(made) == 4
+    assert len(recordings) == 4
     again, others, as_many = run_of_many_layers(UnknownFlatten, optimizer)
-    assert len(made) == 4
+    assert len(recordings) == 4
     assert_same_weights(weights, again)
     assert others == histories
     assert as_many == steps == 3 * 5 + 2
 
 
-def test_steps_are_recorded_anew_where_a_callback_may_have_changed_something():
+def test_a_recording_serves_later_calls_with_other_data(recordings):
+    def run(flatten):
+        utils.set_random_seed(5)
+        model = models.Sequential([layers.Input(X.shape[1:]), flatten(), layers.Dense(CLASSES, activation="softmax")])
+        model.compile(optimizers.Adam(0.01), "categorical_crossentropy", ["accuracy"])
+        histories = []
+        for count in (SAMPLES, 5, SAMPLES):
+            x = X[:count].copy()
+            histories.append(model.fit(x, ONE_HOT[:count], batch_size=1, verbose=0).history)
+            # The model lets go of what it has seen.
+            here = weakref.ref(x)
+            del x
+            assert here() is None
+            histories.append(model.evaluate(X[::-1].copy(), ONE_HOT, batch_size=1, verbose=0))
+            histories.append(model.predict(-X[:count], batch_size=1, verbose=0).tolist())
+        return model.get_weights(), histories
+
+    weights, histories = run(layers.Flatten)
+    # One each of training, evaluation and prediction.
+    assert len(recordings) == 3
+    again, others = run(UnknownFlatten)
+    assert_same_weights(weights, again)
+    assert others == histories
+
+
+def test_steps_are_recorded_anew_after_settings_have_changed(recordings):
+    model = network()
+    model.add(layers.Dropout(0.5))
+    model.compile(optimizers.SGD(0.1, momentum=0.5), "mse")
+
+    def made_by(change):
+        change()
+        before = len(recordings)
+        fit(model, batch_size=1)
+        return len(recordings) - before
+
+    assert made_by(lambda: None) == 1
+    assert made_by(lambda: None) == 0
+    for change in (
+        lambda: setattr(model.optimizer, "learning_rate", 0.2),
+        lambda: setattr(model.optimizer, "momentum", 0.6),
+        lambda: setattr(model.layers[-1], "rate", 0.25),
+        # Other moments.
+        lambda: model.optimizer.reset(),
+        # Arrays for a larger batch.
+        lambda: model.predict(np.repeat(X, 9, axis=0), batch_size=9 * SAMPLES, verbose=0),
+    ):
+        assert made_by(change) == 1
+        assert made_by(lambda: None) == 0
+    # Scratch memory is each thread's own: once there, and once here again.
+    before = len(recordings)
+    thread = threading.Thread(target=fit, args=(model,), kwargs={"batch_size": 1})
+    thread.start()
+    thread.join()
+    assert made_by(lambda: None) == 1
+    assert len(recordings) == before + 2
+
+
+def test_steps_are_recorded_anew_where_a_callback_has_changed_something():
     class Halving(callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             self.model.optimizer.learning_rate /= 2

@@ -8,9 +8,10 @@ one table of 64-bit words, and a compiled loop calls the kernels with them::
     places       0           93          ...           where each call's words start
     words        [address, extents, strides, number, ... ][ ...
 
-What grows from step to step (`Counter`) are single words.  An *entry* is a function of a few instructions for each
-kernel that hands it the words as Numba's functions want their arguments: one after the other, arrays as the fields
-of their structure.  It is made of LLVM's language directly, in a few milliseconds, since it has nothing to optimise.
+What grows from step to step (`Counter`) are single words, and those of an array that is lent are written anew when
+another takes its place.  An *entry* is a function of a few instructions for each kernel that hands it the words as
+Numba's functions want their arguments: one after the other, arrays as the fields of their structure.  It is made of
+LLVM's language directly, in a few milliseconds, since it has nothing to optimise.
 """
 
 import ctypes
@@ -22,18 +23,19 @@ from numba import njit, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from ..repetition import Counter, counters_of, now
+from ..repetition import Counter, Lent, counters_of, now
 from .compiling import KERNEL
 
 _WORD = ir.IntType(64)
 _ENTRY = ir.FunctionType(ir.VoidType(), [_WORD.as_pointer()])
 
 
-def repetition(calls):
+def repetition(calls, lent=()):
     """Make calls again that have been made once: see `gpuconv.kernels.repetition.repetition`.
 
     Kernels are compiled functions, and all arrays contiguous and open to writing.
     """
+    lent_places = {id(array): [] for array in lent}
     entries, places, words, growing = [], [], [], []
     for kernel, arguments in calls:
         entries.append(_entry(kernel, arguments))
@@ -41,22 +43,29 @@ def repetition(calls):
         for argument in arguments:
             if isinstance(argument, Counter):
                 growing.append(len(words))
+            if id(argument) in lent_places:
+                lent_places[id(argument)].append(len(words))
             words += _words(argument)
-    return _Repetition(calls, *(np.array(numbers, np.int64) for numbers in (entries, places, words, growing)))
+    tables = (np.array(numbers, np.int64) for numbers in (entries, places, words, growing))
+    return _Repetition(calls, lent, list(lent_places.values()), *tables)
 
 
 class _Repetition:
-    """Calls that hold their arrays, of which the words are only addresses."""
+    """Calls that hold their arrays, but for those lent: the words are only addresses."""
 
-    def __init__(self, calls, entries, places, words, growing):
-        self._calls, self._counters = calls, counters_of(calls)
-        self._words, self._growing = words, growing
+    def __init__(self, calls, lent, lent_places, entries, places, words, growing):
+        self._held, self._counters = Lent(calls, lent), counters_of(calls)
+        self._lent_places, self._words, self._growing = lent_places, words, growing
         steps = np.array([counter.step for counter in self._counters], np.int64)
         self._table = entries, places, words, growing, steps
         words[growing] += steps
 
-    def restart(self):
+    def restart(self, lent=()):
         self._words[self._growing] = [counter.again() for counter in self._counters]
+        for array, places in zip(lent, self._lent_places, strict=True):
+            words = _words(array)
+            for place in places:
+                self._words[place : place + len(words)] = words
 
     def __call__(self, times):
         _repeat(*self._table, times)

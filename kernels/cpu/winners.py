@@ -71,21 +71,17 @@ class Plan(NamedTuple):
 def plan(geometry, dtype):
     """The places of a correlation, of which only the windows' part is left."""
     g = geometry
-    _, (right, below, next_window, next_line, next_picture) = windows.places_of(g)
+    _, (right, below, *_) = windows.places_of(g)
     height, width = g.out_height // 2, g.out_width // 2
     pictures = min(-(-WINDOW_BLOCK // (height * width)), g.batch)
-    corners = (
-        np.arange(pictures)[:, None, None] * next_picture
-        + np.arange(height)[:, None] * next_line
-        + np.arange(width) * next_window
-    )
+    corners = windows.corners_of(g, pictures)
     tile_channels, rows, vector = FEW_CHANNELS, FEW_PIECES, SHORT
     pieces = _pieces(g, vector)
     if len(pieces) > rows:
         tile_channels, rows, vector = CHANNELS, PIECES, lanes(dtype)
         pieces = _pieces(g, vector)
     pieces += pieces[-1:] * (-len(pieces) % rows)
-    tables = [np.array(table, np.int64) for table in (corners.ravel(), *zip(*pieces, strict=True))]
+    tables = [np.array(table, np.int64) for table in (corners, *zip(*pieces, strict=True))]
     slots = min(-(-g.batch // pictures), MOST_SLOTS)
     return Plan(*tables, (right, below), tile_channels, vector, slots)
 

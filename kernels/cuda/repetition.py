@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 from .. import precision
 from .. import repetition as plain
-from ..repetition import Counter, counters_of
+from ..repetition import Counter, Lent, counters_of
 from . import toolkit
 from .counting import ROWS, Table, Tabled
 
@@ -21,18 +21,21 @@ _MOST_GRAPHS = 16
 graphs = OrderedDict()
 
 
-def repetition(calls):
+def repetition(calls, lent=()):
     """Make calls again that have been made once: see `gpuconv.kernels.repetition.repetition`."""
-    return _Repetition(calls) if toolkit.captures() else plain.repetition(calls)
+    return _Repetition(calls, lent) if toolkit.captures() else plain.repetition(calls, lent)
 
 
 class _Repetition:
-    def __init__(self, calls):
-        self._calls, self._counters = calls, counters_of(calls)
+    def __init__(self, calls, lent):
+        self._lent, self._counters = Lent(calls, lent), counters_of(calls)
         self._graph = None
         self._count_on(self._counters, 1)
 
-    def restart(self):
+    def restart(self, lent=()):
+        if not self._lent.has(lent):
+            self._lent.take(lent)
+            self._graph = None
         self._count_on([counter.again() for counter in self._counters], 0)
 
     def _count_on(self, values, times):
@@ -44,7 +47,7 @@ class _Repetition:
 
     def __call__(self, times):
         # Looked for once, which takes as long as many launches; the scratch memory that it uses is kept until the end.
-        self._graph = self._graph or (*_graph(self._calls, len(self._counters)), toolkit.workspaces())
+        self._graph = self._graph or (*_graph(self._lent.calls(), len(self._counters)), toolkit.workspaces())
         launch, table, _ = self._graph
         while times:
             some = min(times, ROWS)
