@@ -45,14 +45,14 @@ def one_sliding_tile(tile, number):
     return function, (numbers, *[integer] * 5, numbers, integer, integer, numbers, number, numbers)
 
 
-def one_stored_tile(tile, number):
-    """The same for a tile of `stored`, over the depth."""
+def one_stored_tile(tile, number, column_step):
+    """The same for a tile of `stored`, over the depth; `column_step` is a type."""
 
     def function(a, row_step, column_step, depth, b, bias, floor, c, c_step, second, add):
         tile(a, 0, row_step, column_step, depth, b, 0, bias, 0, floor, c, 0, c_step, second, add)
 
     numbers, integer = number[::1], types.intp
-    steps = integer, integer, integer
+    steps = integer, column_step, integer
     return function, (numbers, *steps, numbers, numbers, number, numbers, integer, integer, types.boolean)
 
 
@@ -122,20 +122,26 @@ def test_sums_of_sliding_tiles_stay_in_registers(kind, pixels, bits, monkeypatch
     assert not [line for line in lines if re.search(stack, line)]
 
 
+@pytest.mark.parametrize("column_step", [types.intp, types.none])
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("form", ["wide", "narrow"])
 @pytest.mark.parametrize("kind", TARGETS)
-def test_sums_of_stored_tiles_stay_in_registers(kind, form, bits, monkeypatch):
+def test_sums_of_stored_tiles_stay_in_registers(kind, form, bits, column_step, monkeypatch):
     triple, processor, multiply_add, stack = TARGETS[kind]
     bytes_, wide_rows, _, narrow_rows, _ = simd.SHAPES[kind]
     for module in (simd, stored):
         monkeypatch.setattr(module, "REGISTER_BYTES", bytes_)
-    monkeypatch.setattr(builders, "FUSED", kind != "SSE2")
+    for module in (builders, stored):
+        monkeypatch.setattr(module, "FUSED", kind != "SSE2")
     rows, vectors = {"wide": (wide_rows, stored.PANEL_VECTORS), "narrow": (narrow_rows, 1)}[form]
     number = types.float32 if bits == 32 else types.float64
-    lines = inner_loop(*one_stored_tile(stored._tile(rows, vectors), number), triple, processor)
-    assert sum(bool(re.search(multiply_add[bits], line)) for line in lines) == rows * vectors
-    assert not [line for line in lines if re.search(stack, line)]
+    tile = stored._tile(rows, vectors, unrolled=form == "wide")
+    loops = inner_loops(*one_stored_tile(tile, number, column_step), triple, processor)
+    counts = [sum(bool(re.search(multiply_add[bits], line)) for line in lines) for lines in loops]
+    # One column at a time; the wide tile also takes two.
+    columns = (1, 2) if form == "wide" and kind != "SSE2" else (1,)
+    assert sorted(counts) == [count * rows * vectors for count in columns]
+    assert not [line for lines in loops for line in lines if re.search(stack, line)]
 
 
 def test_the_shape_is_that_of_this_processor():
