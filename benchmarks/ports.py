@@ -70,9 +70,9 @@ def works():
     def normal(*shape):
         return generator.normal(size=shape).astype(np.float32)
 
-    matrix, weights, bias = normal(128, 1024), normal(1024, 64), normal(64)
-    y = np.empty((128, 64), np.float32)
-    yield "dense 128x1024 -> 64", lambda: cpu.dense(matrix, weights, bias, LINEAR, 0.0, y), _product
+    matrix, weights, bias = normal(256, 1024), normal(1024, 64), normal(64)
+    y = np.empty((256, 64), np.float32)
+    yield "dense 256x1024 -> 64", lambda: cpu.dense(matrix, weights, bias, LINEAR, 0.0, y), _product
 
     digits = correlation_geometry((100, 8, 8, 1), (3, 3), 10)
     x, filters, few = normal(100, 8, 8, 1), normal(3, 3, 1, 10), normal(10)

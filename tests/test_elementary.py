@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import reference
 from gpuconv.kernels import cpu
-from gpuconv.kernels.cpu import elementary, streaming
+from gpuconv.kernels.cpu import elementary, sliding, streaming
 from gpuconv.kernels.cpu.local import local_array
 from gpuconv.kernels.cpu.streaming import PIECE_ROOM
 from gpuconv.kernels.cpu.threads import get_num_threads, set_num_threads
 from gpuconv.kernels.formulas import SIGMOID
+from gpuconv.kernels.geometry import correlation_geometry
 from numba import njit
 
 REAL = [np.float32, np.float64]
@@ -206,3 +207,32 @@ def test_dropout_past_the_caches(dtype):
     expected = np.where(reference.dropout_keeps(range(first, size), *arguments), x[first:] * dtype(1 / (1 - 0.3)), 0)
     np.testing.assert_array_equal(y[first:], expected)
     assert np.isnan(whole[[0, -1]]).all()
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_depthwise_correlations_past_the_caches(padding, dtype):
+    """Two pictures whose lines end within lines of memory, against one after the other."""
+    random, width, channels = np.random.default_rng(0), 310, 23
+    height = streaming.PAST_CACHES // np.dtype(dtype).itemsize // (4 * width * channels) + 9
+    geometry, single = (
+        correlation_geometry((batch, height, width, channels), 3, channels, padding=padding, groups=channels)
+        for batch in (2, 1)
+    )
+    for backward in (False, True):
+        streamed = [sliding._plan(g, np.dtype(dtype), backward)[0]["streamed"][0] for g in (geometry, single)]
+        assert streamed == [True, False]
+    filters, bias = (random.standard_normal(shape, dtype) for shape in ((3, 3, 1, channels), channels))
+    x, dy = (random.standard_normal(shape, dtype) for shape in (geometry.input_shape, geometry.output_shape))
+    y, whole = unaligned(geometry.output_shape, dtype)
+    dx, whole_dx = unaligned(geometry.input_shape, dtype)
+    cpu.correlate2d(x, filters, bias, geometry, SIGMOID, 0.0, y)
+    cpu.correlate2d_gradient_input(dy, y, filters, geometry, SIGMOID, 0.0, dx)
+    part, part_dx = np.empty_like(y[:1]), np.empty_like(x[:1])
+    for one in (slice(1), slice(1, 2)):
+        cpu.correlate2d(x[one], filters, bias, single, SIGMOID, 0.0, part)
+        np.testing.assert_array_equal(y[one], part)
+        cpu.correlate2d_gradient_input(dy[one], y[one], filters, single, SIGMOID, 0.0, part_dx)
+        np.testing.assert_array_equal(dx[one], part_dx)
+    for beside in (whole, whole_dx):
+        assert np.isnan(beside[[0, -1]]).all()

@@ -238,6 +238,36 @@ def test_packed_gradients_of_filters(filters, channels, dtype):
     CHECKS["correlate2d_gradient_filters"](cpu, Data(filters, dtype), geometry, 3)
 
 
+@pytest.mark.parametrize("dtype", REAL)
+def test_gradients_of_large_depthwise_filters(dtype):
+    """As many rows and filters as let dz be packed, but of channels that do not mix, for which it is not."""
+    geometry = correlation_geometry((2, 12, 11, 64), 8, 64, groups=64)
+    CHECKS["correlate2d_gradient_filters"](cpu, Data(1, dtype), geometry, 1)
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ({"input_shape": (2, 9, 9, 8)}, True),
+        ({"input_shape": (2, 9, 9, 8), "dilation": 2}, True),
+        ({"input_shape": (2, 9, 9, 6)}, False),
+        # Taps that lie side by side, and those that do not.
+        ({"input_shape": (2, 9, 9, 1), "kernel_size": (3, 4)}, True),
+        ({"input_shape": (2, 9, 9, 1), "kernel_size": (3, 4), "dilation": 2}, False),
+        ({"input_shape": (2, 9, 9, 1), "kernel_size": 3}, False),
+    ],
+)
+def test_fours_share_an_offset(case, expected):
+    """What the tables say, and results for depths with each remainder by four."""
+    geometry = correlation_geometry(**{"kernel_size": 3, "out_channels": 17, **case})
+    for dtype in REAL:
+        tables = plan.forward_plan(geometry, np.dtype(dtype)).tables
+        numbers = tables[: plan.PLAN_SIZE].view(plan.PLAN)[0]
+        phases = tables[plan.PLAN_SIZE : numbers["phases_end"]].view(plan.PHASE)
+        assert [bool(fours) for fours in phases["fours"]] == [expected]
+        CHECKS["correlate2d"](cpu, Data(1, dtype), geometry, 0)
+
+
 def test_many_classes_of_large_filters_are_not_sorted():
     geometry = correlation_geometry((2, 20, 20, 40), 19, 8, padding="same")
     for name in ("correlate2d", "correlate2d_gradient_input"):

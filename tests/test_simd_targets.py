@@ -17,15 +17,20 @@ TARGETS = {
     "NEON": (ARM, "neoverse-n1", {32: r"fmla.*\.4s", 64: r"fmla.*\.2d"}, r"\[sp"),
 }
 
+# A vector register in a line of assembler code.
+VECTOR = r"%[xyz]mm|\bq\d|\bv\d"
+
 
 def one_tile(tile, number):
     """A function of one tile over the depth of a product, and the types of its arguments."""
 
-    def function(a, rows, columns, b, b_rows, bias, floor, c, c_rows, second):
-        tile(a, 0, rows, 0, columns, b, 0, b_rows, bias, 0, floor, c, 0, c_rows, second, second, second, False)
+    def function(a, rows, columns, b, b_rows, fours, bias, floor, c, c_rows, second):
+        tile(a, 0, rows, 0, columns, b, 0, b_rows, fours, bias, 0, floor, c, 0, c_rows, second, second, second, False)
 
     numbers, offsets = number[::1], types.int64[::1]
-    return function, (numbers, offsets, offsets, numbers, offsets, numbers, number, numbers, offsets, types.intp)
+    return function, (
+        numbers, offsets, offsets, numbers, offsets, types.boolean, numbers, number, numbers, offsets, types.intp
+    )  # fmt: skip
 
 
 def one_sliding_tile(tile, number):
@@ -40,19 +45,19 @@ def one_sliding_tile(tile, number):
     return function, (numbers, *[integer] * 5, numbers, integer, integer, numbers, number, numbers)
 
 
-def one_stored_tile(tile, number):
-    """The same for a tile of `stored`, over the depth."""
+def one_stored_tile(tile, number, column_step):
+    """The same for a tile of `stored`, over the depth; `column_step` is a type."""
 
     def function(a, row_step, column_step, depth, b, bias, floor, c, c_step, second, add):
         tile(a, 0, row_step, column_step, depth, b, 0, bias, 0, floor, c, 0, c_step, second, add)
 
     numbers, integer = number[::1], types.intp
-    steps = integer, integer, integer
+    steps = integer, column_step, integer
     return function, (numbers, *steps, numbers, numbers, number, numbers, integer, integer, types.boolean)
 
 
-def inner_loop(function, arguments, triple, processor):
-    """The assembler lines of a function's only loop."""
+def inner_loops(function, arguments, triple, processor):
+    """The assembler lines of a function's innermost loops."""
     compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     compiled.compile(arguments)
     (code,) = compiled.inspect_llvm().values()
@@ -63,8 +68,14 @@ def inner_loop(function, arguments, triple, processor):
     machine = binding.Target.from_triple(triple).create_target_machine(cpu=processor, opt=3)
     blocks = re.split(r"\n(?=\.LBB\w+:)", machine.emit_assembly(module))
     loops = [block for block in blocks if re.search(rf"\s(j\w+|b\.\w+)\s+{re.escape(block.split(':')[0])}\b", block)]
+    return [loop.splitlines() for loop in loops]
+
+
+def inner_loop(function, arguments, triple, processor):
+    """The assembler lines of a function's only loop."""
+    loops = inner_loops(function, arguments, triple, processor)
     assert len(loops) == 1, "the tile's loop was copied or lost"
-    return loops[0].splitlines()
+    return loops[0]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -87,11 +98,14 @@ def test_sums_stay_in_registers(kind, form, bits, monkeypatch):
         "narrow": (narrow_rows, 1),
         "lanewise": (lanewise_rows, 1),
     }[form]
-    tile = simd._tile(rows, vectors, lanewise=form == "lanewise")
+    tile = simd._tile(rows, vectors, lanewise=form == "lanewise", unrolled=form == "wide")
     number = types.float32 if bits == 32 else types.float64
-    lines = inner_loop(*one_tile(tile, number), triple, processor)
-    assert sum(bool(re.search(multiply_add[bits], line)) for line in lines) == rows * vectors
-    assert not [line for line in lines if re.search(stack, line)]
+    loops = inner_loops(*one_tile(tile, number), triple, processor)
+    counts = [sum(bool(re.search(multiply_add[bits], line)) for line in lines) for lines in loops]
+    # One column at a time; the wide tile also takes two, and four.
+    columns = (1, 2, 4) if form == "wide" and kind != "SSE2" else (1,)
+    assert sorted(counts) == [count * rows * vectors for count in columns]
+    assert not [line for lines in loops for line in lines if re.search(stack, line) and re.search(VECTOR, line)]
 
 
 @pytest.mark.parametrize("bits", [32, 64])
@@ -108,20 +122,26 @@ def test_sums_of_sliding_tiles_stay_in_registers(kind, pixels, bits, monkeypatch
     assert not [line for line in lines if re.search(stack, line)]
 
 
+@pytest.mark.parametrize("column_step", [types.intp, types.none])
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("form", ["wide", "narrow"])
 @pytest.mark.parametrize("kind", TARGETS)
-def test_sums_of_stored_tiles_stay_in_registers(kind, form, bits, monkeypatch):
+def test_sums_of_stored_tiles_stay_in_registers(kind, form, bits, column_step, monkeypatch):
     triple, processor, multiply_add, stack = TARGETS[kind]
     bytes_, wide_rows, _, narrow_rows, _ = simd.SHAPES[kind]
     for module in (simd, stored):
         monkeypatch.setattr(module, "REGISTER_BYTES", bytes_)
-    monkeypatch.setattr(builders, "FUSED", kind != "SSE2")
+    for module in (builders, stored):
+        monkeypatch.setattr(module, "FUSED", kind != "SSE2")
     rows, vectors = {"wide": (wide_rows, stored.PANEL_VECTORS), "narrow": (narrow_rows, 1)}[form]
     number = types.float32 if bits == 32 else types.float64
-    lines = inner_loop(*one_stored_tile(stored._tile(rows, vectors), number), triple, processor)
-    assert sum(bool(re.search(multiply_add[bits], line)) for line in lines) == rows * vectors
-    assert not [line for line in lines if re.search(stack, line)]
+    tile = stored._tile(rows, vectors, unrolled=form == "wide")
+    loops = inner_loops(*one_stored_tile(tile, number, column_step), triple, processor)
+    counts = [sum(bool(re.search(multiply_add[bits], line)) for line in lines) for lines in loops]
+    # One column at a time; the wide tile also takes two.
+    columns = (1, 2) if form == "wide" and kind != "SSE2" else (1,)
+    assert sorted(counts) == [count * rows * vectors for count in columns]
+    assert not [line for lines in loops for line in lines if re.search(stack, line)]
 
 
 def test_the_shape_is_that_of_this_processor():

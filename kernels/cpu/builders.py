@@ -39,3 +39,9 @@ def keep_loop(builder):
     """
     stay = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), []), "llvm.sideeffect")
     builder.call(stay, [], attrs=("convergent",))
+
+
+def pin(builder, number):
+    """A pointer or an integer, as it is: LLVM does not see what it is made of, and so will not make it anew."""
+    kind = ir.FunctionType(number.type, [number.type])
+    return builder.asm(kind, "", "=r,0", [number], False)

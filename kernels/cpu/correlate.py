@@ -229,7 +229,7 @@ def _correlate_tasks(
             columns = part(tables, phase.columns, phase.depth)
             places = part(tables, phase.targets, count)
             origin = cells_origin + phase.line * line_size + phase.column * plan.target_channels
-            b_rows = part(tables, phase.b_rows, phase.depth)
+            b_rows, fours = part(tables, phase.b_rows, phase.depth), phase.fours != 0
             panel = plan.depth * 2 * lanes
             for group in range(plan.groups):
                 b = group * plan.target_panels * panel
@@ -241,12 +241,12 @@ def _correlate_tasks(
                     )  # fmt: skip
                 elif width >= lanes:
                     product(
-                        a, a_origin + group * plan.group_channels, rows, columns, packed, b, b_rows, panel,
+                        a, a_origin + group * plan.group_channels, rows, columns, packed, b, b_rows, fours, panel,
                         part(bias, shift, width), floor, cells, origin + shift, places, np.intp(0), width, bool(0),
                     )  # fmt: skip
                 else:
                     product(
-                        a, a_origin + group * plan.group_channels, rows, columns, packed, b, b_rows, panel,
+                        a, a_origin + group * plan.group_channels, rows, columns, packed, b, b_rows, fours, panel,
                         none, lowest, scratch, wide, part(tables, plan.wide_rows, count), np.intp(0), lanes, bool(0),
                     )  # fmt: skip
                     for row in range(count):
@@ -321,7 +321,7 @@ def _add_slots(
     plan, phase = numbers_of(tables), phases_of(tables)[0]
     lanes = REGISTER_BYTES // x.itemsize
     lowest = x.dtype.type(-np.inf)
-    no_window = np.int64(0), np.int64(0)
+    no_window, zero = (np.int64(0), np.int64(0)), np.intp(0)
     own = worker * plan.scratch_of_slot
     dz = own + plan.scratch_size
     width = max(plan.group_targets, lanes)
@@ -359,18 +359,18 @@ def _add_slots(
                         b = dz + PIXEL_BLOCK * plan.target_channels + group * plan.target_panels * plan.dz_panel
                     # The bias is a row of filters that see nothing but ones.
                     product(
-                        ones, np.intp(0), origin, no_columns[: end - begin], scratch, b, dz_rows, plan.dz_panel,
+                        ones, zero, origin, no_columns[: end - begin], scratch, b, dz_rows, bool(0), plan.dz_panel,
                         none, lowest, sums, c + group * c_group, bias_place, c_panel, width, started,
                     )  # fmt: skip
                     if lanewise is not None:
                         product_lanewise(
-                            a, a_origin, columns, rows[begin:end], scratch, b, dz_rows, np.intp(0),
+                            a, a_origin, columns, rows[begin:end], scratch, b, dz_rows, zero,
                             none, lowest, sums, c, places, c_panel, width, started,
                         )  # fmt: skip
                     else:
                         product(
                             a, a_origin + group * plan.group_channels, columns, rows[begin:end],
-                            scratch, b, dz_rows, plan.dz_panel,
+                            scratch, b, dz_rows, bool(0), plan.dz_panel,
                             none, lowest, sums, c + group * c_group, places, c_panel, width, started,
                         )  # fmt: skip
                 started = True

@@ -106,6 +106,7 @@ PLAN = np.dtype(
             "row_block row_blocks group "  # rows of a task, blocks of rows, panels of a task
             "depth_block indirect copying "  # terms of a block; whether sums, and A, go by way of scratch memory
             "a_turned copy_width "  # whether A is stored turned over; a tile's rows of its copy, in whole vectors
+            "fours "  # whether columns of A and rows of B lie side by side (`product`)
             "rows columns b_rows c_rows copy_rows copy_columns sum_rows "  # where the tables start
             "sums_size scratch_of_worker"
         ).split()
@@ -146,6 +147,7 @@ def _plan(rows, depth, width, row_step, column_step, turned, dtype):
     n["rows"] = tables.put(np.arange(rows) * row_step)
     n["columns"] = tables.put(np.arange(depth) * column_step)
     n["b_rows"] = tables.put(np.arange(depth) * (2 * wide if packing else width))
+    n["fours"] = packing and not n["a_turned"]
     n["c_rows"] = tables.put(np.arange(rows) * width)
     if n["a_turned"]:
         n["copy_rows"] = tables.put(row // WIDE_ROWS * n["depth_block"] * copy_width + row % WIDE_ROWS)
@@ -280,7 +282,7 @@ def _product_tasks(first, last, worker, a, packed, bias, activation, alpha, c, d
             else:
                 source, a_rows, a_columns = _part_of_a(a, start, stop, zero, depth, tables, copy)
                 product(
-                    source, zero, a_rows, a_columns, packed, b, b_rows, b_panel,
+                    source, zero, a_rows, a_columns, packed, b, b_rows, plan.fours != 0, b_panel,
                     bias[column:], floor, flat, column, tables[plan.c_rows + start : plan.c_rows + stop], zero,
                     columns, bool(0),
                 )  # fmt: skip
@@ -303,7 +305,8 @@ def _add_blocks(a, start, stop, depth, packed, b, b_panel, tables, none, sums, c
         end = min(begin + plan.depth_block, depth)
         source, a_rows, a_columns = _part_of_a(a, start, stop, begin, end, tables, copy)
         product(
-            source, zero, a_rows, a_columns, packed, b, tables[plan.b_rows + begin : plan.b_rows + end], b_panel,
+            source, zero, a_rows, a_columns, packed, b, tables[plan.b_rows + begin : plan.b_rows + end],
+            plan.fours != 0, b_panel,
             none, lowest, sums, zero, sum_rows, plan.row_block * 2 * lanes, max(columns, lanes), begin > 0,
         )  # fmt: skip
 

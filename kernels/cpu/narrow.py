@@ -215,7 +215,7 @@ def _make_cols(dy, y, activation, alpha, filters, picture, band, group, own, tab
             b, b_place, step = own, plan.pixels, width
         pack_panel(b, b_place, step, width, count, bool(1), own, plan.panel)
         product(
-            filters, group * width, rows, columns, own, plan.panel, panel_rows, zero,
+            filters, group * width, rows, columns, own, plan.panel, panel_rows, bool(1), zero,
             none, lowest, own, place + cell, cols_rows, zero, 2 * lanes, bool(0),
         )  # fmt: skip
     for row in range(plan.depth):

@@ -25,7 +25,7 @@ from numba import njit
 
 from .compiling import INNER
 from .epilogue import NO_WINDOW
-from .product import lanes, panels
+from .product import in_fours, lanes, panels
 from .threads import WORKERS
 from .workspace import zeros
 
@@ -71,10 +71,7 @@ PLAN_SIZE = len(PLAN)
 # One class of one phase: its lines count from `line` in steps of the target.  Fields named as tables say where in the
 # array of all tables theirs start.
 PHASE = np.dtype(
-    [
-        (name, np.int64)
-        for name in ["line", "column", "lines", "pixels", "depth", "rows", "columns", "b_rows", "targets"]
-    ]
+    [(name, np.int64) for name in "line column lines pixels depth rows columns b_rows fours targets".split()]
 )
 
 
@@ -257,13 +254,16 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, slope
         ).reshape(-1, 2)
         channel = np.arange(group_channels, dtype=np.int64)
         record["depth"] = len(taps) * group_channels
-        record["columns"] = tables.put(taps[:, :1] * channels + channel)
-        record["b_rows"] = tables.put((taps[:, 1:] * group_channels + channel) * 2 * lanes(dtype))
+        columns = (taps[:, :1] * channels + channel).reshape(-1)
+        b_rows = ((taps[:, 1:] * group_channels + channel) * 2 * lanes(dtype)).reshape(-1)
+        record["columns"], record["b_rows"] = tables.put(columns), tables.put(b_rows)
+        record["fours"] = in_fours(columns, b_rows, dtype)
     panel_size = n["target_panels"] * 2 * lanes(dtype)
     rows = pictures * lines * most_pixels
     n["depth"] = g.kernel_height * g.kernel_width * group_channels
     n["wide_rows"] = tables.put(np.arange(max(rows, n["depth"] + 1)) * 2 * lanes(dtype))
-    packed_dz = group_targets < lanes(dtype) or (n["depth"] >= PACKED_DEPTH and target_channels >= PACKED_WIDTH)
+    reused = n["depth"] >= PACKED_DEPTH and target_channels >= PACKED_WIDTH
+    packed_dz = group_targets < lanes(dtype) or (reused and not lanewise)
     n["dz_panel"] = PIXEL_BLOCK * 2 * lanes(dtype) if packed_dz else 0
     n["dz_rows"] = tables.put(np.arange(PIXEL_BLOCK) * (2 * lanes(dtype) if packed_dz else target_channels))
     n["zeros"] = tables.put(np.zeros(PIXEL_BLOCK))

@@ -176,12 +176,12 @@ def _multiply_block(a, count, packed, bias, floor, c, into, source, ahead, after
             row = min(first, count - rows)
             if wide:
                 stored_wide_tile(
-                    a, row * depth, depth, 1, depth, packed, b_place, bias, start, floor,
+                    a, row * depth, depth, None, depth, packed, b_place, bias, start, floor,
                     c, into + row * width + start, width, min(lanes, width - lanes), bool(0),
                 )  # fmt: skip
             else:
                 stored_narrow_tile(
-                    a, row * depth, depth, 1, depth, packed, b_place, bias, start, floor,
+                    a, row * depth, depth, None, depth, packed, b_place, bias, start, floor,
                     c, into + row * width + start, width, 0, bool(0),
                 )  # fmt: skip
 
@@ -204,13 +204,13 @@ def _multiply_narrow_block(a, count, ends, packed, scratch, wide, floor, c, into
         row = min(first, count - rows)
         if ends and (row + rows - 1) * width + lanes > count * width:
             stored_narrow_tile(
-                a, row * depth, depth, 1, depth, packed, 0, scratch, wide, floor, scratch, last, lanes, 0, bool(0)
+                a, row * depth, depth, None, depth, packed, 0, scratch, wide, floor, scratch, last, lanes, 0, bool(0)
             )  # fmt: skip
             for pixel in range(rows):
                 for f in range(width):
                     c[into + (row + pixel) * width + f] = scratch[last + pixel * lanes + f]
         else:
             stored_narrow_tile(
-                a, row * depth, depth, 1, depth, packed, 0, scratch, wide, floor,
+                a, row * depth, depth, None, depth, packed, 0, scratch, wide, floor,
                 c, into + row * width, width, 0, bool(0),
             )  # fmt: skip

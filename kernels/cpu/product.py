@@ -47,6 +47,14 @@ def steps(count, step):
     return np.arange(count, dtype=np.int64) * step
 
 
+def in_fours(columns, b_rows, dtype):
+    """Whether columns of A, and rows of B in a panel, lie side by side within all whole fours of the tables."""
+    return all(
+        (np.diff(table[: table.size // 4 * 4].reshape(-1, 4)) == step).all()
+        for table, step in ((columns, 1), (b_rows, 2 * lanes(dtype)))
+    )
+
+
 @njit(**INNER)
 def panel_start(panel, width, lanes):
     """First column of a panel: the last one ends with the matrix."""
@@ -58,16 +66,17 @@ def panel_start(panel, width, lanes):
 
 @njit(**INNER)
 def product(
-    a, a_origin, rows, columns, b, b_origin, b_rows, b_panel, bias, floor, c, c_origin, c_rows, c_panel, width, add
-):
+    a, a_origin, rows, columns, b, b_origin, b_rows, fours, b_panel,
+    bias, floor, c, c_origin, c_rows, c_panel, width, add,
+):  # fmt: skip
     """``C[m, n] = sum_k a[a_origin + rows[m] + columns[k]] B[k, n]``, for all rows and columns of the tables.
 
     Parameters
     ----------
     a, a_origin, rows, columns : array, int, arrays of int64
-    b, b_origin, b_rows, b_panel : array, int, array of int64, int
+    b, b_origin, b_rows, fours, b_panel : array, int, array of int64, bool, int
         Row k of B starts at ``b_origin + b_rows[k]``; panel p of it at ``p b_panel``, or at its column where b_panel
-        is 0.
+        is 0.  `fours` is what `in_fours` says of columns and b_rows.
     bias, floor : array, number
         Added to each row of C; what is below `floor` then becomes it.
     c, c_origin, c_rows, c_panel : array, int, array of int64, int
@@ -90,7 +99,7 @@ def product(
                 b_start = b_origin + (start // (2 * lanes) * b_panel if b_panel else start)
                 c_start = c_origin + (start // (2 * lanes) * c_panel if c_panel else start)
                 wide_tile(
-                    a, a_origin, rows, row, columns, b, b_start, b_rows,
+                    a, a_origin, rows, row, columns, b, b_start, b_rows, fours,
                     bias, start, floor, c, c_start, c_rows, lanes, lanes, lanes, add,
                 )  # fmt: skip
         return
@@ -105,7 +114,7 @@ def product(
             b_last, c_last = b_panel if b_panel else last, c_panel if c_panel else last
             for row in range(0, rows.size, WIDEST_ROWS):
                 widest_tile(
-                    a, a_origin, rows, row, columns, b, b_start, b_rows,
+                    a, a_origin, rows, row, columns, b, b_start, b_rows, fours,
                     bias, start, floor, c, c_start, c_rows, b_last, last, c_last, add,
                 )  # fmt: skip
             break
@@ -113,13 +122,13 @@ def product(
             second = min(lanes, left - lanes)
             for row in range(0, rows.size, WIDE_ROWS):
                 wide_tile(
-                    a, a_origin, rows, row, columns, b, b_start, b_rows,
+                    a, a_origin, rows, row, columns, b, b_start, b_rows, fours,
                     bias, start, floor, c, c_start, c_rows, second, second, second, add,
                 )  # fmt: skip
         else:
             for row in range(0, rows.size, NARROW_ROWS):
                 narrow_tile(
-                    a, a_origin, rows, row, columns, b, b_start, b_rows,
+                    a, a_origin, rows, row, columns, b, b_start, b_rows, fours,
                     bias, start, floor, c, c_start, c_rows, 0, 0, 0, add,
                 )  # fmt: skip
 
@@ -143,7 +152,7 @@ def product_lanewise(
                 b_start = b_origin + (panel * b_panel if b_panel else start) + shift
                 c_start = c_origin + (panel * c_panel if c_panel else start) + shift
                 lanewise_tile(
-                    a, a_origin + start + shift, rows, row, columns, b, b_start, b_rows,
+                    a, a_origin + start + shift, rows, row, columns, b, b_start, b_rows, bool(0),
                     bias, start + shift, floor, c, c_start, c_rows, 0, 0, 0, add,
                 )  # fmt: skip
 

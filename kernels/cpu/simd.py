@@ -22,10 +22,16 @@ With 16 registers of 256 bits (AVX2) that is 12 for sums, 2 for B and 1 for A; e
 take six cycles, for 9 loads, of which the core could do 18: the multipliers are the bound.  Goto and van de Geijn,
 "Anatomy of high-performance matrix multiplication" (2008).
 
+Besides these 20 instructions a step has two that load offsets and three of the loop: little for a core that begins six
+in a cycle, but not where two threads share one.  So the loop takes two steps at a time, and four where columns of A and
+rows of B lie side by side by fours, as the channels under one filter cell do: then one offset of each serves all four.
+
 The code is written by an intrinsic rather than left to the compiler's vectoriser, which keeps neither the sums in
 registers nor this shape.  It is LLVM's own vector language, so that the same source becomes AVX-512, AVX2, NEON or
 plain SSE; only the shape of the tile comes from the processor.
 """
+
+import contextlib
 
 from llvmlite import ir
 from numba import types
@@ -52,15 +58,22 @@ REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS, NARROW_ROWS, LANEWISE_ROWS = SHAPES[_KIN
 # Whether a multiply-add is one instruction; where it is not, LLVM's fma would be a call of the C library.
 FUSED = _ARM or "+fma" in _features
 
+# Columns of A and rows of B that may share one offset each: see `product.in_fours`.
+FOUR = 4
+
 _I64 = ir.IntType(64)
 
 
-def _tile(rows_of_tile, vectors, lanewise=False):
-    """The intrinsic for a tile of so many rows and vectors; `lanewise`: with an A of its own for each lane."""
+def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False):
+    """The intrinsic for a tile of so many rows and vectors.
+
+    `lanewise`: with an A of its own for each lane.  `unrolled`: with several columns in a turn of its loop, for which
+    sums, B and A must leave a register, since LLVM mixes the columns' instructions.
+    """
 
     @intrinsic
     def tile(
-        typing, a, a_origin, rows, row, columns, b, b_origin, b_rows,
+        typing, a, a_origin, rows, row, columns, b, b_origin, b_rows, fours,
         bias, bias_origin, floor, c, c_origin, c_rows, b_last, bias_last, c_last, add,
     ):  # fmt: skip
         """Sums of the rows ``row .. row + rows_of_tile - 1``; beyond the table's end, its last row again and again.
@@ -72,6 +85,9 @@ def _tile(rows_of_tile, vectors, lanewise=False):
             Where the sums' part of each array starts.
         rows, columns, b_rows, c_rows : arrays of int64
             Offsets: of the rows and columns of A, of the rows of B, and of the rows of C.
+        fours : bool
+            Whether columns of A, and rows of B in a panel, lie side by side within all whole fours, counted from the
+            first: then one offset of each table serves four.
         row : int
             First row that the tile takes.
         floor : number
@@ -83,7 +99,7 @@ def _tile(rows_of_tile, vectors, lanewise=False):
         """
         integer = types.intp
         signature = types.void(
-            a, integer, rows, integer, columns, b, integer, b_rows,
+            a, integer, rows, integer, columns, b, integer, b_rows, types.boolean,
             bias, integer, a.dtype, c, integer, c_rows, integer, integer, integer, types.boolean,
         )  # fmt: skip
 
@@ -149,18 +165,49 @@ def _tile(rows_of_tile, vectors, lanewise=False):
         for line in sums:
             for place in line:
                 builder.store(zero, place)
-        with cgutils.for_range(builder, values["depth"], intp=_I64) as loop:
-            b_row = builder.gep(b_first, [builder.load(builder.gep(pointers["b_rows"], [loop.index]))])
-            b_values = [load(b_row, step) for step in b_steps]
-            shift = builder.load(builder.gep(pointers["columns"], [loop.index]))
+
+        def row_of_b(shift):
+            b_row = builder.gep(b_first, [shift])
+            return [load(b_row, step) for step in b_steps]
+
+        def add_column(shift, b_values):
+            """Add the products of a column of A with a row of B."""
             for a_row, line in zip(a_rows, sums, strict=True):
                 a_value = load(a_row, shift) if lanewise else spread(builder.load(builder.gep(a_row, [shift])))
                 for b_value, place in zip(b_values, line, strict=True):
                     builder.store(multiply_add(a_value, b_value, builder.load(place)), place)
-            # An instruction that may not be doubled, and takes no time: LLVM would unroll the loop and run out of
-            # registers.
-            stay = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), []), "llvm.sideeffect")
-            builder.call(stay, [], attrs=("convergent",))
+
+        @contextlib.contextmanager
+        def columns_from(first, end, count):
+            with cgutils.for_range_slice(builder, first, end, ir.Constant(_I64, count), intp=_I64) as (k, _):
+                yield k
+                # An instruction that may not be doubled, and takes no time: LLVM would unroll the loop and run out of
+                # registers.
+                kind = ir.FunctionType(ir.VoidType(), [])
+                stay = cgutils.get_or_insert_function(builder.module, kind, "llvm.sideeffect")
+                builder.call(stay, [], attrs=("convergent",))
+
+        depth, begin = values["depth"], ir.Constant(_I64, 0)
+        counts = (1,)
+        if unrolled and FUSED:
+            counts = 2, 1
+            whole = builder.and_(depth, ir.Constant(_I64, -FOUR))
+            whole = builder.select(values["fours"], whole, begin)
+            with columns_from(begin, whole, FOUR) as k:
+                b_row, shift = offset("b_rows", k), offset("columns", k)
+                for number in range(FOUR):
+                    further = ir.Constant(_I64, number * 2 * vector.count)
+                    b_values = row_of_b(builder.add(b_row, further))
+                    add_column(builder.add(shift, ir.Constant(_I64, number)), b_values)
+            begin = whole
+        for count in counts:
+            end = builder.and_(depth, ir.Constant(_I64, -count))
+            with columns_from(begin, end, count) as k:
+                for number in range(count):
+                    place = builder.add(k, ir.Constant(_I64, number))
+                    b_values = row_of_b(offset("b_rows", place))
+                    add_column(offset("columns", place), b_values)
+            begin = end
 
         totals = [[builder.load(place) for place in line] for line in sums]
         with builder.if_else(values["add"]) as (adding, finishing):
@@ -185,28 +232,12 @@ def _tile(rows_of_tile, vectors, lanewise=False):
     return tile
 
 
-TILE_ARGUMENTS = [
-    "a",
-    "a_origin",
-    "rows",
-    "row",
-    "columns",
-    "b",
-    "b_origin",
-    "b_rows",
-    "bias",
-    "bias_origin",
-    "floor",
-    "c",
-    "c_origin",
-    "c_rows",
-    "b_last",
-    "bias_last",
-    "c_last",
-    "add",
-]
+TILE_ARGUMENTS = (
+    "a a_origin rows row columns b b_origin b_rows fours "
+    "bias bias_origin floor c c_origin c_rows b_last bias_last c_last add"
+).split()
 
-wide_tile = _tile(WIDE_ROWS, 2)
+wide_tile = _tile(WIDE_ROWS, 2, unrolled=True)
 widest_tile = _tile(WIDEST_ROWS, 3)
 narrow_tile = _tile(NARROW_ROWS, 1)
 lanewise_tile = _tile(LANEWISE_ROWS, 1, lanewise=True)

@@ -24,6 +24,9 @@ of the target after the other wants them::
     ring       line 3 | line 4 | line 2         of lines 2, 3 and 4 line 3 of the target is made;
                                  line 5         line 5 takes the place of line 2
 
+Where source and target together are more than caches hold, results go past them (`streaming`): in the caches they would
+only take the source's place.
+
 Lines beyond the picture are not multiplied at all.  The gradient by input is the same with the filters turned over.
 """
 
@@ -43,7 +46,9 @@ from .fetching import emit_fetch
 from .prepared import both_directions
 from .product import lanes
 from .simd import REGISTER_BYTES, lanes_of, vectors_of
+from .streaming import PAST_CACHES, finish_streaming, stream
 from .threads import WORKERS, share
+from .views import part
 from .workspace import LINE_BYTES
 
 # Cells of a filter's line.
@@ -63,7 +68,8 @@ PLAN = np.dtype(
             "first_line first_column dilation "  # source cells of the filter's first cell for target 0, 0
             "taps b_first b_line_step b_step "  # lines of the filter, and where its cells are, first to last or turned
             "lines bands tasks "  # target lines of a task
-            "ring line_size scratch_of_worker work"  # lines that are kept with zeros around them, and their size
+            "ring line_size "  # lines that are kept with zeros around them, and their size
+            "streamed made scratch_of_worker work"  # whether the target goes past the caches; where its lines are made
         ).split()
     ]
 )
@@ -101,7 +107,13 @@ def _plan(geometry, dtype, backward):
     n["line_size"] = (target[2] + TAPS - 1) * g.channels
     # Scratch memory of each worker in cache lines of its own.
     cache_line = LINE_BYTES // dtype.itemsize
-    n["scratch_of_worker"] = -(-n["ring"] * n["line_size"] // cache_line) * cache_line
+    n["made"] = -(-n["ring"] * n["line_size"] // cache_line) * cache_line
+    n["scratch_of_worker"] = n["made"]
+    moved = (g.batch * g.channels) * (source[1] * source[2] + target[1] * target[2]) * dtype.itemsize
+    n["streamed"] = moved >= PAST_CACHES
+    if n["streamed"]:
+        # A line, behind what waits of the one before: less than a line of the cache.
+        n["scratch_of_worker"] += (-(-target[2] * g.channels // cache_line) + 1) * cache_line
     n["work"] = g.batch * target[1] * target[2] * g.channels * g.kernel_height * TAPS
     return numbers, int(WORKERS * n["scratch_of_worker"])
 
@@ -214,7 +226,9 @@ def _slide_tasks(
     reach = plan.ring - 1
     line_size = plan.target_width * plan.channels
     inside = plan.first_column >= 0 and plan.first_column + plan.target_width + TAPS - 1 <= plan.width
+    made = own + plan.made
     for task in range(first, last):
+        waiting = 0
         picture, band = divmod(task, plan.bands)
         begin = band * plan.lines
         end = min(begin + plan.lines, plan.target_height)
@@ -229,11 +243,14 @@ def _slide_tasks(
             into = (picture * plan.target_height + line) * line_size
             bottom = min(line + plan.first_line + reach, plan.height - 1)
             ahead = ((picture * plan.height + bottom + 1) * plan.width + plan.first_column) * plan.channels
+            results, result = target, into
+            if plan.streamed:
+                results, result = scratch, made + waiting
             if inside and slope == LINEAR:
                 place = ((picture * plan.height + top) * plan.width + plan.first_column) * plan.channels
                 _slide_line(
                     source, place, plan.dilation * plan.width * plan.channels, source.size, np.intp(0), taps,
-                    filters, weights, bias, floor, target, into, source, ahead, plan,
+                    filters, weights, bias, floor, results, result, source, ahead, plan,
                 )  # fmt: skip
             else:
                 while copied <= bottom:
@@ -242,10 +259,15 @@ def _slide_tasks(
                 ring_size = plan.ring * plan.line_size
                 _slide_line(
                     scratch, own + top % plan.ring * plan.line_size, plan.dilation * plan.line_size, own + ring_size,
-                    ring_size, taps, filters, weights, bias, floor, target, into, source, ahead, plan,
+                    ring_size, taps, filters, weights, bias, floor, results, result, source, ahead, plan,
                 )  # fmt: skip
             if activation > RELU:
-                finish(target, into, into + line_size, activation, alpha)
+                finish(results, result, result + line_size, activation, alpha)
+            if plan.streamed:
+                count = waiting + line_size
+                waiting = stream(part(scratch, made, count), count, target, into - waiting, line + 1 == end)
+    if plan.streamed:
+        finish_streaming()
 
 
 @njit(**INNER)

@@ -10,9 +10,9 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .builders import keep_loop, multiply_add, spread
+from .builders import keep_loop, multiply_add, pin, spread
 from .compiling import INNER
-from .simd import NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, lanes_of, vectors_of
+from .simd import FUSED, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, lanes_of, vectors_of
 
 # Vectors of a panel.
 PANEL_VECTORS = 2
@@ -26,8 +26,8 @@ def padded_rows(count):
     return max(-(-count // rows) * rows for rows in (WIDE_ROWS, NARROW_ROWS))
 
 
-def _tile(rows, vectors):
-    """The intrinsic for so many rows of C and vectors of columns."""
+def _tile(rows, vectors, unrolled=False):
+    """The intrinsic for so many rows of C and vectors of columns; `unrolled`: see the tiles of `simd`."""
 
     @intrinsic
     def tile(
@@ -41,8 +41,10 @@ def _tile(rows, vectors):
         a, b, bias, c : contiguous one-dimensional arrays of float32 or float64
         place, b_place, bias_place, c_place : int
             Where the sums' part of each array starts.
-        row_step, column_step, c_step : int
-            From one row of A to the next, from one column of A to the next, from one row of C to the next.
+        row_step, c_step : int
+            From one row of A to the next, and from one row of C to the next.
+        column_step : int or None
+            From one column of A to the next; None: 1.
         depth : int
             Columns of A.
         floor, second, add
@@ -50,7 +52,7 @@ def _tile(rows, vectors):
         """
         integer = types.intp
         signature = types.void(
-            a, integer, integer, integer, integer, b, integer, bias, integer, a.dtype,
+            a, integer, integer, column_step, integer, b, integer, bias, integer, a.dtype,
             c, integer, integer, integer, types.boolean,
         )  # fmt: skip
 
@@ -62,6 +64,8 @@ def _tile(rows, vectors):
             (read_b, _), (read_bias, _), (read_c, write_c) = (
                 vectors_of(context, builder, signature.args[index], arguments[index]) for index in (5, 7, 10)
             )
+            if signature.args[3] is types.none:
+                column_step = None
             numbers = context.make_array(a)(context, builder, arguments[0]).data
             steps = [ir.Constant(second.type, 0), second][:vectors]
             vector = ir.VectorType(numbers.type.pointee, REGISTER_BYTES // (a.dtype.bitwidth // 8))
@@ -69,18 +73,30 @@ def _tile(rows, vectors):
             def at(first, distance, count):
                 return builder.add(first, builder.mul(distance, ir.Constant(distance.type, count)))
 
-            a_rows = [builder.gep(numbers, [at(place, row_step, row)]) for row in range(rows)]
+            # LLVM would walk one pointer from row to row otherwise, with an addition for each.
+            a_rows = [pin(builder, builder.gep(numbers, [at(place, row_step, row)])) for row in range(rows)]
             zero = ir.Constant(vector, None)
             sums = [[cgutils.alloca_once_value(builder, zero) for _ in steps] for _ in a_rows]
-            with cgutils.for_range(builder, depth, intp=depth.type) as loop:
-                b_row = at(b_place, loop.index, PANEL_VECTORS * vector.count)
-                b_values = [read_b(builder.add(b_row, step)) for step in steps]
-                shift = builder.mul(loop.index, column_step)
-                for a_row, totals in zip(a_rows, sums, strict=True):
-                    value = spread(builder, builder.load(builder.gep(a_row, [shift])), vector.count)
-                    for b_value, total in zip(b_values, totals, strict=True):
-                        builder.store(multiply_add(builder, value, b_value, builder.load(total)), total)
-                keep_loop(builder)
+
+            def add_columns(first, end, count):
+                """Add the products of columns of A with rows of B, so many in a turn of the loop."""
+                with cgutils.for_range_slice(builder, first, end, ir.Constant(depth.type, count)) as (k, _):
+                    for number in range(count):
+                        column = builder.add(k, ir.Constant(k.type, number))
+                        b_row = at(b_place, column, PANEL_VECTORS * vector.count)
+                        b_values = [read_b(builder.add(b_row, step)) for step in steps]
+                        shift = column if column_step is None else pin(builder, builder.mul(column, column_step))
+                        for a_row, totals in zip(a_rows, sums, strict=True):
+                            value = spread(builder, builder.load(builder.gep(a_row, [shift])), vector.count)
+                            for b_value, total in zip(b_values, totals, strict=True):
+                                builder.store(multiply_add(builder, value, b_value, builder.load(total)), total)
+                    keep_loop(builder)
+
+            begin = ir.Constant(depth.type, 0)
+            for count in (2, 1) if unrolled and FUSED else (1,):
+                end = builder.and_(depth, ir.Constant(depth.type, -count))
+                add_columns(begin, end, count)
+                begin = end
             totals = [[builder.load(total) for total in line] for line in sums]
             places = [[builder.add(at(c_place, c_step, row), step) for step in steps] for row in range(rows)]
             with builder.if_else(add) as (adding, finishing):
@@ -103,7 +119,7 @@ def _tile(rows, vectors):
     return tile
 
 
-stored_wide_tile, stored_narrow_tile = _tile(WIDE_ROWS, PANEL_VECTORS), _tile(NARROW_ROWS, 1)
+stored_wide_tile, stored_narrow_tile = _tile(WIDE_ROWS, PANEL_VECTORS, unrolled=True), _tile(NARROW_ROWS, 1)
 
 
 @njit(**INNER)

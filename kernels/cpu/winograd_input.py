@@ -175,7 +175,7 @@ def _add_pictures(
             shared = panel * 2 * lanes - start
             for position in range(plan.positions):
                 multiply_panel(
-                    scratch, own + position * plan.input_step, plan.channels, np.intp(1), count, plan.channels,
+                    scratch, own + position * plan.input_step, plan.channels, None, count, plan.channels,
                     packed, (panel * plan.positions + position) * plan.packed_step, none, lowest,
                     scratch, own + plan.products + position * plan.product_step, 2 * lanes, width, bool(0),
                 )  # fmt: skip
