@@ -192,8 +192,9 @@ if SIMULATED:
         products.  A cut number leaves up to 13 bits, of which tensor cores see 11 from the first that is set on: if all
         bits are equally likely, they lose 7/8 of a unit of its last place in the mean.  The product of what both leave
         is missing; it has either sign, since one is rounded.  Were both cut, sums of positive terms would be too small
-        by two units more.  Numbers of up to 11 bits leave nothing, so that their products are exact, as those with zero
-        are.  An infinity leaves NaN, and so its products are NaN.  A right factor beyond 3.4018e38 becomes infinite.
+        by nearly two units more.  Numbers of up to 11 bits leave nothing, so that their products are exact, as those
+        with zero are.  An infinity leaves NaN, and so its products are NaN.  A right factor beyond 3.4018e38 becomes
+        infinite.
         """
         down, along = fragment_corners(lane, left_stride, right_stride)
         left, right = move(left, -int(down)), move(right, -int(along))
