@@ -67,17 +67,18 @@ class Condition:
         ``gpuconv.kernels.cuda.<module>``
     number : int
         Which comparison of those that `conditions` gives.
-    function, line, text : str, int, str
-        Where it stands.
+    function, line, text, decision : str, int, str, str
+        Where it stands, and all of what is decided by it.
     """
 
-    def __init__(self, module, number, function, line, text):
+    def __init__(self, module, number, function, line, text, decision):
         self.module, self.number, self.function, self.line, self.text = module, number, function, line, text
+        self.decision = decision
 
     @property
-    def place(self):
-        """Function and text, by which it can be named however many lines stand before it."""
-        return self.function, self.text
+    def places(self):
+        """What it can be named by, however many lines stand before it; the longer where the shorter would name two."""
+        return {(self.function, self.text), (self.function, self.text, self.decision)}
 
     def __str__(self):
         return f"{self.module}:{self.line} {self.text}"
@@ -89,8 +90,9 @@ def conditions(modules):
     """
     found = []
     for module in modules:
-        for function, comparison in _comparisons(ast.parse(_source(module))):
-            found.append(Condition(module, len(found), function, comparison.lineno, ast.unparse(comparison)))
+        for function, decision, comparison in _comparisons(ast.parse(_source(module))):
+            texts = map(ast.unparse, (comparison, decision))
+            found.append(Condition(module, len(found), function, comparison.lineno, *texts))
     return found
 
 
@@ -171,7 +173,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
     def get_code(self, name):
         tree = ast.parse(_source(self.module))
-        comparisons = [comparison for _, comparison in _comparisons(tree)]
+        comparisons = [comparison for *_, comparison in _comparisons(tree)]
         switch = _Switch({id(one): number for one, number in zip(comparisons, self.numbers, strict=True)})
         return compile(ast.fix_missing_locations(switch.visit(tree)), self.path, "exec")
 
@@ -201,7 +203,7 @@ def _source(module):
 
 
 def _comparisons(tree):
-    """Comparisons within conditions within functions that `cuda.jit` or `inline` decorate, in the source's order."""
+    """Functions that `cuda.jit` or `inline` decorate, decisions within, comparisons within these, in their order."""
     seen = set()
     for function in _kernels(tree):
         for node in ast.walk(function):
@@ -209,7 +211,7 @@ def _comparisons(tree):
             for part in ast.walk(decision) if decision else ():
                 if isinstance(part, ast.Compare) and id(part) not in seen:
                     seen.add(id(part))
-                    yield function.name, part
+                    yield function.name, decision, part
 
 
 def _decision(node):
