@@ -40,7 +40,7 @@ from numpy import int32, uint32
 from ..formulas import LINEAR
 from ..geometry import int32_geometry
 from . import tiles, toolkit
-from .formulas import activate, inline, pixel_place
+from .formulas import activate, inline, inline_early, pixel_place
 from .instructions import (
     ALIGNMENT,
     divide,
@@ -167,7 +167,7 @@ def _launch(x, values, filters, bias, g, cells, places, options, alpha, y, width
     toolkit.launch(kernel, blocks, threads, x, values, filters, bias, p, np.float32(alpha), y)
 
 
-@inline
+@inline_early
 def read_columns(x, values, picture, u, left, channel, wanted, line, activation, alpha, p, t):
     """Read the columns of one row of x, or of dz, that a thread keeps, with zeros for what does not exist."""
     wanted = wanted & (uint32(u) < uint32(p.height))

@@ -12,6 +12,8 @@ from .toolkit import SIMULATED, cuda
 
 # The simulator has no such option.
 inline = cuda.jit(device=True, **({} if SIMULATED else {"forceinline": True}))
+# Numba's time well spent: the compiler then makes fewer instructions, or uses fewer registers.
+inline_early = cuda.jit(device=True, inline="always")
 
 activate = inline(formulas.activate)
 slope_from_value = inline(formulas.slope_from_value)
@@ -21,13 +23,13 @@ clip_relu_slope = inline(formulas.clip_relu_slope)
 philox4x32 = inline(formulas.philox4x32)
 
 
-@inline
+@inline_early
 def quotient(a, b):
     """``a // b`` of numbers from 0 to 2**31 - 1: unsigned 32-bit division, the shortest there is."""
     return np.int32(np.uint32(a) // np.uint32(b))
 
 
-@inline
+@inline_early
 def pixel_place(pixel, height, width):
     """Picture, row and column of pixel number `pixel`, pictures having `height` rows of `width` pixels."""
     line = quotient(pixel, width)

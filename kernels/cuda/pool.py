@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import tiles, toolkit
-from .formulas import inline, pixel_place, quotient
+from .formulas import inline_early, pixel_place, quotient
 from .toolkit import cuda
 from .vectors import read_vector, write_vector
 
@@ -114,7 +114,7 @@ def _problem(geometry, width):
     )  # fmt: skip
 
 
-@inline
+@inline_early
 def covering(cell, step, extent, windows):
     """The windows ``begin <= window < end`` that cover a cell on one axis, which is counted from the padding on."""
     begin = 0
@@ -124,7 +124,7 @@ def covering(cell, step, extent, windows):
     return begin, end if end < windows else windows
 
 
-@inline
+@inline_early
 def real_cells(window, step, pad, extent, cells):
     """How many cells of a window lie in the picture on one axis, which has so many `cells`."""
     begin = window * step - pad

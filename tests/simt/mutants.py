@@ -19,6 +19,8 @@ from gpuconv.kernels.cuda.toolkit import cuda
 
 from .launch import Gpu
 
+# Decorators of functions that kernels share.
+INLINE = ("inline", "inline_early")
 # The register that switches comparisons off, and what it holds for the first of them: no grid here is so large.
 SWITCH, FIRST = "%nctaid.z", 40_000
 
@@ -99,7 +101,7 @@ def conditions(modules):
 def kernels_with_barriers(modules):
     """Names of the kernels that synchronise the threads of a block, themselves or by a function that they share."""
     functions = [function for module in modules for function in _kernels(ast.parse(_source(module)))]
-    shared = [function for function in functions if ast.unparse(function.decorator_list[0]) == "inline"]
+    shared = [function for function in functions if ast.unparse(function.decorator_list[0]) in INLINE]
     words = {"syncthreads"} | {function.name for function in shared if "syncthreads" in ast.unparse(function)}
     kernels = [function for function in functions if function not in shared]
     return {kernel.name for kernel in kernels if any(word in ast.unparse(kernel) for word in words)}
@@ -203,7 +205,7 @@ def _source(module):
 
 
 def _comparisons(tree):
-    """Functions that `cuda.jit` or `inline` decorate, decisions within, comparisons within these, in their order."""
+    """Names of `_kernels`, decisions within, and comparisons within these, in the source's order."""
     seen = set()
     for function in _kernels(tree):
         for node in ast.walk(function):
@@ -222,14 +224,14 @@ def _decision(node):
 
 
 def _kernels(tree):
-    """Functions that `cuda.jit` or `inline` decorate."""
+    """Functions that `cuda.jit`, `inline` or `inline_early` decorate."""
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef) and any(map(_is_kernel, function.decorator_list)):
             yield function
 
 
 def _is_kernel(decorator):
-    return "cuda.jit" in ast.unparse(decorator) or ast.unparse(decorator) == "inline"
+    return "cuda.jit" in ast.unparse(decorator) or ast.unparse(decorator) in INLINE
 
 
 class _Switch(ast.NodeTransformer):
