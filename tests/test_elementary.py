@@ -11,8 +11,8 @@ from gpuconv.kernels.cpu import elementary, sliding, streaming
 from gpuconv.kernels.cpu.local import local_array
 from gpuconv.kernels.cpu.streaming import PIECE_ROOM
 from gpuconv.kernels.cpu.threads import get_num_threads, set_num_threads
-from gpuconv.kernels.formulas import SIGMOID
-from gpuconv.kernels.geometry import correlation_geometry
+from gpuconv.kernels.formulas import RELU, SIGMOID
+from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from numba import njit
 
 REAL = [np.float32, np.float64]
@@ -113,7 +113,7 @@ def test_sigmoid(dtype, lowest):
 
 
 @pytest.mark.parametrize("dtype", REAL)
-@pytest.mark.parametrize("columns", [1, 3, 8, 10, 16, 33])
+@pytest.mark.parametrize("columns", [1, 3, 4, 7, 8, 9, 10, 16, 17, 33])
 def test_softmax_in_place(columns, dtype):
     x = np.random.default_rng(0).standard_normal((131, columns), dtype)
     y = np.full_like(x, np.nan)
@@ -192,6 +192,46 @@ def test_activations_past_the_caches(dtype):
         cpu.activate(x[part], SIGMOID, 0.0, parts[part])
     np.testing.assert_array_equal(y, parts)
     assert np.isnan(whole[[0, -1]]).all()
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_gradients_of_activations_past_the_caches(dtype):
+    x, dx, whole = past_the_caches(dtype)
+    dy = np.random.default_rng(1).standard_normal(x.shape, dtype)
+    size, parts = x.size, np.empty_like(x)
+    for activation in (RELU, SIGMOID):
+        dx[:] = np.nan
+        cpu.activate_gradient(x, dy, activation, 0.0, dx)
+        for part in (slice(size // 2), slice(size // 2, None)):
+            cpu.activate_gradient(x[part], dy[part], activation, 0.0, parts[part])
+        np.testing.assert_array_equal(dx, parts)
+        assert np.isnan(whole[[0, -1]]).all()
+    cpu.activate_gradient(x, dy, SIGMOID, 0.0, dy)  # into the array that it reads
+    np.testing.assert_array_equal(dy, parts)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("channels", [3, 23])
+def test_gradient_of_average_pooling_past_the_caches(channels, dtype):
+    """Two pictures with a column and a row that no window covers, against one after the other."""
+    width = 311
+    height = streaming.PAST_CACHES // np.dtype(dtype).itemsize // (2 * width * channels) | 1
+    geometry, single = (pooling_geometry((batch, height, width, channels), 2) for batch in (2, 1))
+    dy = np.random.default_rng(0).standard_normal(geometry.output_shape, dtype)
+    dx, whole = unaligned(geometry.input_shape, dtype)
+    part = np.empty_like(dx[:1])
+    for g, given, taken, streamed in ((geometry, dy, dx, True), (single, dy[:1], part, False)):
+        assert cpu.average_pool2d_gradient.prepare(given, g, taken)[1][-1] == streamed
+    before = get_num_threads()
+    for threads in (1, 2):
+        dx[:] = np.nan
+        set_num_threads(threads)
+        cpu.average_pool2d_gradient(dy, geometry, dx)
+        set_num_threads(before)
+        for one in (slice(1), slice(1, 2)):
+            cpu.average_pool2d_gradient(dy[one], single, part)
+            np.testing.assert_array_equal(dx[one], part)
+        assert np.isnan(whole[[0, -1]]).all()
 
 
 @pytest.mark.parametrize("dtype", REAL)

@@ -173,7 +173,25 @@ def _activate_part(x, activation, alpha, y):
 
 @njit(**INNER)
 def _activate_gradient(first, last, worker, x, dy, activation, alpha, dx):
-    x, dy, dx = within(x, first, last), within(dy, first, last), within(dx, first, last)
+    begin, end = first * BLOCK, min(last * BLOCK, x.size)
+    streamed, piece, waiting = is_streamed(dx), local_array(PIECE_ROOM, dx), 0
+    target, step = (piece, PIECE) if streamed else (dx, BLOCK)
+    for start in range(begin, end, step):
+        count = min(step, end - start)
+        into = waiting if streamed else start
+        if streamed:
+            fetch(x, start + count, count)
+            fetch(dy, start + count, count)
+        some_dx = part(target, into, count)
+        _activate_gradient_part(part(x, start, count), part(dy, start, count), activation, alpha, some_dx)
+        if streamed:
+            waiting = stream(piece, into + count, dx, start - into, start + count == end)
+    if streamed:
+        finish_streaming()
+
+
+@njit(**INNER)
+def _activate_gradient_part(x, dy, activation, alpha, dx):
     zero, one, alpha = x.dtype.type(0), x.dtype.type(1), x.dtype.type(alpha)
     if activation == 1 or activation == 2:
         below = zero if activation == 1 else alpha

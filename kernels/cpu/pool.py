@@ -7,6 +7,10 @@ so that no two tasks write one cell.
 Windows of two by two cells side by side without padding, which most networks have, get loops of their own over the
 channels, without any test.  Arrays are flat there, and places in them unsigned: a place that might be negative would
 mean to Numba the distance from the end, and keep the compiler from using vectors.
+
+These loops do little to each number, so that memory bounds them.  While the maxima of a row of windows are found, what
+the next row reads is asked for.  The gradient of an average is all writing: where it and dy are more than caches hold,
+it goes past them (`streaming`).
 """
 
 import numpy as np
@@ -18,17 +22,27 @@ from .blocks import BLOCK, MOVE
 from .builders import constant
 from .compiling import INNER, KERNEL
 from .elementary import select
+from .fetching import fetch
 from .local import local_array
 from .prepared import prepared
 from .processor import REGISTER_BYTES
+from .streaming import PAST_CACHES, finish_streaming, stream
 from .threads import share
-from .vectors import vectors_of
+from .vectors import lanes_of, vectors_of
+from .views import part
+from .workspace import LINE_BYTES
 
 # Channels that are summed up at a time.
 LINE = 1024
 
 # Tasks there are at least, where there are as many rows: few rows are shared evenly.
 TASKS = 16
+
+# Numbers of a piece of results that go past the caches, and room for it behind those that wait for a line to be full;
+# and how many times as many rows a task has then, since each task waits for its first rows.
+PIECE = 1 << 9
+PIECE_ROOM = PIECE + LINE_BYTES // 4
+STREAMED_ROWS = 16
 
 
 @njit(**INNER)
@@ -150,13 +164,26 @@ def _give_to_winner(typing, given, places, out, cells, corner, right, below):
 @njit(**INNER)
 def _max_rows_2x2(first, last, worker, x, y, winner, step):
     batch, out_height, out_width, channels = y.shape
-    height, width = x.shape[1], x.shape[2]
+    height, below = x.shape[1], x[0, 0].size
+    cells, tops, places = x.reshape(-1), y.reshape(-1), winner.reshape(-1)
+    lanes = lanes_of(x)
     for row in range(first * step, min(last * step, batch * out_height)):
         picture, i = divmod(row, out_height)
-        largest_of_windows(
-            x.reshape(-1), (picture * height + 2 * i) * width * channels, width * channels, channels, (2, 2),
-            out_width, channels, y.reshape(-1), winner.reshape(-1), row * out_width * channels, channels,
-        )  # fmt: skip
+        corner, out = (picture * height + 2 * i) * below, row * out_width * channels
+        if channels < lanes:
+            largest_of_windows(
+                cells, corner, below, channels, (2, 2), out_width, channels, tops, places, out, channels
+            )  # fmt: skip
+            continue
+        ahead = corner + 2 * below
+        for _ in range(out_width):
+            fetch(cells, ahead, 4 * channels)
+            for c in range(0, channels, lanes):
+                shift = min(c, channels - lanes)  # the last vector may overlap the one before
+                _largest_of_four(cells, corner + shift, channels, below, tops, places, out + shift)
+            corner += 2 * channels
+            out += channels
+            ahead += 4 * channels
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -396,15 +423,17 @@ def _average_rows(first, last, worker, x, window, y, step):
 def average_pool2d_gradient(dy, geometry, dx):
     """dx[cell] = sum over the windows that hold the cell of dy / (real cells of the window)."""
     if _is_plain(geometry):
-        return _average_pool2d_gradient_2x2, (dy, dx)
+        # A piece must have room for the two cells of a window's row.
+        streamed = dx.nbytes + dy.nbytes >= PAST_CACHES and 2 * geometry.channels <= PIECE
+        return _average_pool2d_gradient_2x2, (dy, dx, streamed)
     return _average_pool2d_gradient, (dy, _window(geometry), dx)
 
 
 @njit(**KERNEL)
-def _average_pool2d_gradient_2x2(dy, dx):
+def _average_pool2d_gradient_2x2(dy, dx, streamed):
     rows = dx.shape[0] * dx.shape[1]
-    step = rows_of_task(dx[0, 0].size, rows)
-    share(_average_gradient_rows_2x2, (dy, dx, step), (rows + step - 1) // step, dx.size * MOVE)
+    step = rows_of_task(dx[0, 0].size, rows) * (STREAMED_ROWS if streamed else 1)
+    share(_average_gradient_rows_2x2, (dy, dx, step, streamed), (rows + step - 1) // step, dx.size * MOVE)
 
 
 @njit(**KERNEL)
@@ -415,22 +444,38 @@ def _average_pool2d_gradient(dy, window, dx):
 
 
 @njit(**INNER)
-def _average_gradient_rows_2x2(first, last, worker, dy, dx, step):
+def _average_gradient_rows_2x2(first, last, worker, dy, dx, step, streamed):
     out_height, out_width, channels = dy.shape[1:]
     batch, height, width, _ = dx.shape
     cells, given = dx.reshape(-1), dy.reshape(-1)
-    right = np.uintp(channels)
-    quarter = dx.dtype.type(0.25)
-    for row in range(first * step, min(last * step, batch * height)):
+    right, quarter = np.uintp(channels), dx.dtype.type(0.25)
+    piece, waiting = local_array(PIECE_ROOM, dx), 0
+    some = PIECE // (2 * channels) if streamed else width
+    end = min(last * step, batch * height)
+    for row in range(first * step, end):
         picture, u = divmod(row, height)
-        for j in range(out_width if u < 2 * out_height else 0):
-            cell = np.uintp((row * width + 2 * j) * channels)
-            out = np.uintp(((picture * out_height + u // 2) * out_width + j) * channels)
-            for c in range(np.uintp(channels)):
-                value = given[out + c] * quarter
-                cells[cell + c] = value
-                cells[cell + right + c] = value
-        dx[picture, u, 2 * out_width if u < 2 * out_height else 0 :] = dx.dtype.type(0)
+        # What no window covers, at the right and below, is zero.
+        covered = 2 * out_width if u < 2 * out_height else 0
+        start = 0
+        while start < width:
+            stop = min(start + 2 * some, width)
+            windows, count = max(min(stop, covered) - start, 0) // 2, (stop - start) * channels
+            place = (row * width + start) * channels
+            out = ((picture * out_height + u // 2) * out_width + start // 2) * channels
+            target = part(piece, waiting, count) if streamed else part(cells, place, count)
+            for j in range(windows):
+                cell, gradient = np.uintp(2 * j * channels), np.uintp(out + j * channels)
+                for c in range(np.uintp(channels)):
+                    value = given[gradient + c] * quarter
+                    target[cell + c] = value
+                    target[cell + right + c] = value
+            for c in range(np.uintp(2 * windows * channels), np.uintp(count)):
+                target[c] = 0
+            if streamed:
+                waiting = stream(piece, waiting + count, cells, place - waiting, row + 1 == end and stop == width)
+            start = stop
+    if streamed:
+        finish_streaming()
 
 
 @njit(**INNER)
