@@ -457,7 +457,7 @@ def _average_gradient_rows_2x2(first, last, worker, dy, dx, step, streamed):
         # What no window covers, at the right and below, is zero.
         covered = 2 * out_width if u < 2 * out_height else 0
         start = 0
-        while start < width:
+        while start < width:  # the length of a range would be a division for every row
             stop = min(start + 2 * some, width)
             windows, count = max(min(stop, covered) - start, 0) // 2, (stop - start) * channels
             place = (row * width + start) * channels
