@@ -117,3 +117,6 @@ INNER = {**_BOTH, "no_cpython_wrapper": True, "pipeline_class": _InnerCompiler}
 
 # Functions that only Python calls.
 KERNEL = {**_BOTH, "pipeline_class": _KernelCompiler}
+
+# Functions that are called by their address.
+CALLBACK = {"cache": True, "error_model": "numpy", "pipeline_class": _KernelCompiler}
