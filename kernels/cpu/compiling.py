@@ -14,6 +14,7 @@ times the memory of the machine code.
 """
 
 import llvmlite.binding as llvm
+from numba import config
 from numba.core import typed_passes, untyped_passes
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase
@@ -26,7 +27,12 @@ class _InnerLibrary(JITCodeLibrary):
     """A function's LLVM code for its callers; only the place of its environment, which Numba fills, is in memory."""
 
     def _optimize_functions(self, module):
-        module.data_layout = self._codegen._data_layout
+        # As much as loops need to be in the form that vectors can be made of; under Numba's lock.
+        level, config.OPT = config.OPT, 1
+        try:
+            super()._optimize_functions(module)
+        finally:
+            config.OPT = level
 
     def _optimize_final_module(self):
         pass
