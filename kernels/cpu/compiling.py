@@ -5,9 +5,8 @@ where all of it is optimised and made machine code again.  Functions that only c
 of their own here: their callers get them as they were written, and optimise once what they are made of.  The first step
 of training takes a third less time so.
 
-Numba's passes before that, which are written in Python, take longer still.  A tenth of all is spent in those that look
-for what no kernel has, and left out here: inner functions, generators and array expressions, exceptions with computed
-arguments, blocks for the interpreter.
+Numba's own passes, which are written in Python, take longer than LLVM.  Those that look for what no kernel has are left
+out here, a tenth of all: inner functions, array expressions, exceptions with computed arguments, ``with`` blocks.
 
 Of the kernels, which only Python calls, it is the LLVM code that nobody wants: read from the disk, it fills thirty
 times the memory of the machine code.
