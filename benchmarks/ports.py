@@ -20,7 +20,7 @@ import llvmlite.binding
 import numpy as np
 from gpuconv.kernels import cpu
 from gpuconv.kernels.cpu import activation, fourier, image, random, windows
-from gpuconv.kernels.cpu.dense import _product
+from gpuconv.kernels.cpu.dense import _product_by_blocks
 from gpuconv.kernels.cpu.elementary import sigmoid
 from gpuconv.kernels.formulas import LINEAR, RELU
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
@@ -72,7 +72,7 @@ def works():
 
     matrix, weights, bias = normal(256, 1024), normal(1024, 64), normal(64)
     y = np.empty((256, 64), np.float32)
-    yield "dense 256x1024 -> 64", lambda: cpu.dense(matrix, weights, bias, LINEAR, 0.0, y), _product
+    yield "dense 256x1024 -> 64", lambda: cpu.dense(matrix, weights, bias, LINEAR, 0.0, y), _product_by_blocks
 
     digits = correlation_geometry((100, 8, 8, 1), (3, 3), 10)
     x, filters, few = normal(100, 8, 8, 1), normal(3, 3, 1, 10), normal(10)

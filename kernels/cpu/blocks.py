@@ -3,6 +3,7 @@
 from numba import njit
 
 from .compiling import INNER
+from .views import part
 
 # Elements of a task: several pages of memory, so that a core that runs through them reads ahead.
 BLOCK = 1 << 14
@@ -21,8 +22,8 @@ def blocks(size):
 
 @njit(**INNER)
 def within(array, first, last):
-    """The blocks ``first .. last - 1`` of a flat array.
+    """The blocks ``first .. last - 1`` of a flat array, as `part`.
 
     A loop over such a part counts from zero, so that the compiler need not expect negative indices.
     """
-    return array[first * BLOCK : min(last * BLOCK, array.size)]
+    return part(array, first * BLOCK, min(last * BLOCK, array.size) - first * BLOCK)

@@ -5,21 +5,33 @@ where all of it is optimised and made machine code again.  Functions that only c
 of their own here: their callers get them as they were written, and optimise once what they are made of.  The first step
 of training takes a third less time so.
 
+Numba's own passes, which are written in Python, take longer than LLVM.  Those that look for what no kernel has are left
+out here, a tenth of all: inner functions, array expressions, exceptions with computed arguments, ``with`` blocks.
+
 Of the kernels, which only Python calls, it is the LLVM code that nobody wants: read from the disk, it fills thirty
 times the memory of the machine code.
 """
 
 import llvmlite.binding as llvm
+from numba import config
+from numba.core import typed_passes, untyped_passes
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.compiler_machinery import AnalysisPass, register_pass
-from numba.core.typed_passes import IRLegalization
+from numba.core.compiler import CompilerBase
+from numba.core.compiler_machinery import AnalysisPass, PassManager, register_pass
 
 from ..collecting import seldom_collecting
 
 
 class _InnerLibrary(JITCodeLibrary):
     """A function's LLVM code for its callers; only the place of its environment, which Numba fills, is in memory."""
+
+    def _optimize_functions(self, module):
+        # As much as loops need to be in the form that vectors can be made of; under Numba's lock.
+        level, config.OPT = config.OPT, 1
+        try:
+            super()._optimize_functions(module)
+        finally:
+            config.OPT = level
 
     def _optimize_final_module(self):
         pass
@@ -59,12 +71,35 @@ class _ChooseLibrary(AnalysisPass):
         return False
 
 
+# Those of Numba's passes that kernels need, in Numba's order.
+_PASSES = (
+    untyped_passes.TranslateByteCode,
+    untyped_passes.FixupArgs,
+    untyped_passes.IRProcessing,
+    untyped_passes.RewriteSemanticConstants,
+    untyped_passes.DeadBranchPrune,
+    untyped_passes.GenericRewrites,
+    untyped_passes.InlineInlinables,
+    untyped_passes.ReconstructSSA,
+    untyped_passes.DeadBranchPrune,
+    typed_passes.NopythonTypeInference,
+    typed_passes.PreLowerStripPhis,
+    typed_passes.NoPythonSupportedFeatureValidation,
+    typed_passes.IRLegalization,
+    _ChooseLibrary,
+    typed_passes.AnnotateTypes,
+    typed_passes.NativeLowering,
+    typed_passes.NoPythonBackend,
+)
+
+
 class _Compiler(CompilerBase):
     def define_pipelines(self):
-        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        passes.add_pass_after(_ChooseLibrary, IRLegalization)
-        passes.finalize()
-        return [passes]
+        manager = PassManager("kernels")
+        for each in _PASSES:
+            manager.add_pass(each, each.__name__)
+        manager.finalize()
+        return [manager]
 
     @seldom_collecting()
     def compile_extra(self, func):
@@ -87,3 +122,6 @@ INNER = {**_BOTH, "no_cpython_wrapper": True, "pipeline_class": _InnerCompiler}
 
 # Functions that only Python calls.
 KERNEL = {**_BOTH, "pipeline_class": _KernelCompiler}
+
+# Functions that are called by their address.
+CALLBACK = {"cache": True, "error_model": "numpy", "pipeline_class": _KernelCompiler}

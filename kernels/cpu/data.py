@@ -8,6 +8,7 @@ from .compiling import INNER, KERNEL
 from .fetching import fetch
 from .local import local_array
 from .threads import share
+from .views import flat, part
 from .workspace import LINE_BYTES
 
 # Elements that are added up before they join the total, and parts of the elements that have totals of their own.
@@ -31,14 +32,15 @@ def gather(source, order, start, batch):
 def _gather(first, last, worker, source, order, start, batch, step):
     columns = batch.shape[1]
     reach = min(columns, MOST_LINES_AHEAD * LINE_BYTES // batch.itemsize)
-    flat = source.reshape(-1)
+    numbers, copies = flat(source), flat(batch)
     begin, end = first * step, min(last * step, batch.shape[0])
     for i in range(begin, end):
         # Before the first row, for all of those ahead.
         for ahead in range(i + ROWS_AHEAD if i > begin else i, min(i + ROWS_AHEAD + 1, end)):
-            fetch(flat, order[start + ahead] * columns, reach)
-        source_row, batch_row = source[order[start + i]], batch[i]
-        for j in range(batch_row.size):
+            fetch(numbers, order[start + ahead] * columns, reach)
+        source_row = part(numbers, order[start + i] * columns, columns)
+        batch_row = part(copies, i * columns, columns)
+        for j in range(columns):
             batch_row[j] = source_row[j]
 
 
@@ -46,7 +48,7 @@ def _gather(first, last, worker, source, order, start, batch, step):
 def put(batch, start, rows):
     """rows[start + i] = batch[i]."""
     first = start * batch.shape[1]
-    share(_put, (batch.reshape(-1), first, rows.reshape(-1)), (batch.size + BLOCK - 1) // BLOCK, batch.size * MOVE)
+    share(_put, (flat(batch), first, flat(rows)), (batch.size + BLOCK - 1) // BLOCK, batch.size * MOVE)
 
 
 @njit(**INNER)
@@ -58,10 +60,10 @@ def _put(first, last, worker, batch, place, rows):
 @njit(**KERNEL)
 def sum_into(values, place, totals):
     """totals[place] = sum of values, block by block."""
-    part = (values.size // PARTS // SUM_BLOCK + 1) * SUM_BLOCK
-    parts = (values.size + part - 1) // part
+    step = (values.size // PARTS // SUM_BLOCK + 1) * SUM_BLOCK
+    parts = (values.size + step - 1) // step
     sums = local_array(PARTS, np.float64)
-    share(_sums, (values, sums, part), parts, values.size * MOVE)
+    share(_sums, (values, sums, step), parts, values.size * MOVE)
     total = 0.0
     for k in range(parts):
         total += sums[k]
@@ -69,11 +71,11 @@ def sum_into(values, place, totals):
 
 
 @njit(**INNER)
-def _sums(first, last, worker, values, sums, part):
+def _sums(first, last, worker, values, sums, step):
     for k in range(first, last):
         sums[k] = 0.0
-        for start in range(k * part, min((k + 1) * part, values.size), SUM_BLOCK):
-            sums[k] += _sum(values[start : min(start + SUM_BLOCK, values.size)])
+        for start in range(k * step, min((k + 1) * step, values.size), SUM_BLOCK):
+            sums[k] += _sum(part(values, start, min(SUM_BLOCK, values.size - start)))
 
 
 # In the order that suits vectors.

@@ -34,10 +34,11 @@ from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
 from .plan import Tables
 from .prepared import prepared
-from .processor import REGISTER_BYTES, WIDE_ROWS
+from .processor import WIDE_ROWS
 from .product import lanes, pack_panel, panel_start, panels, product
 from .threads import WORKERS, share
 from .vectors import add_vector, copy_vector, lanes_of
+from .views import flat, part, record
 from .workspace import workspace, zeros
 
 # From so many rows on, copying B into panels costs less than it saves; so it does for a few tiles' rows, if the rows of
@@ -65,7 +66,7 @@ def dense(x, kernel, bias, activation, alpha, y):
     """Forward."""
     plan = _plan(x.shape[0], x.shape[1], kernel.shape[1], x.shape[1], 1, False, x.dtype)
     scratch = workspace(plan.scratch, x.dtype)
-    return _product, (
+    return _compiled(plan), (
         x, kernel, NEITHER, x, LINEAR, 0.0, bias, activation, alpha, y, bias, plan.tables, plan.zeros, scratch,
     )  # fmt: skip
 
@@ -75,7 +76,8 @@ def dense_gradient_input(dy, y, kernel, activation, alpha, dx):
     """Gradient by input."""
     plan = _plan(dy.shape[0], dy.shape[1], kernel.shape[0], dy.shape[1], 1, True, dx.dtype)
     scratch, none = workspace(plan.scratch + dy.size, dx.dtype), plan.zeros
-    return _product, (dy, kernel, A, y, activation, alpha, none, LINEAR, 0.0, dx, none, plan.tables, none, scratch)
+    arguments = dy, kernel, A, y, activation, alpha, none, LINEAR, 0.0, dx, none, plan.tables, none, scratch
+    return _compiled(plan), arguments
 
 
 @prepared
@@ -84,7 +86,8 @@ def dense_gradient_kernel(x, dy, y, activation, alpha, dkernel, dbias):
     plan = _plan(x.shape[1], x.shape[0], dy.shape[1], 1, x.shape[1], False, x.dtype)
     sums = panels(dy.shape[1], x.dtype) * 2 * lanes(x.dtype)
     scratch, none = workspace(plan.scratch + dy.size + sums, x.dtype), plan.zeros
-    return _product, (x, dy, B, y, activation, alpha, none, LINEAR, 0.0, dkernel, dbias, plan.tables, none, scratch)
+    arguments = x, dy, B, y, activation, alpha, none, LINEAR, 0.0, dkernel, dbias, plan.tables, none, scratch
+    return _compiled(plan), arguments
 
 
 class _Plan(NamedTuple):
@@ -97,6 +100,7 @@ class _Plan(NamedTuple):
     tables: np.ndarray
     zeros: np.ndarray  # as many as C has columns, and at least a panel of them
     scratch: int  # numbers of scratch memory
+    by_blocks: bool  # whether sums, or A, go by way of scratch memory
 
 
 PLAN = np.dtype(
@@ -166,61 +170,93 @@ def _plan(rows, depth, width, row_step, column_step, turned, dtype):
         np.concatenate([numbers.view(np.int64), *tables.parts]),
         zeros(dtype, width),
         int(packed + WORKERS * n["scratch_of_worker"]),
+        bool(n["indirect"] or n["copying"]),
     )
+
+
+def _compiled(plan):
+    """The function that computes a product: small ones need not wait until the other is compiled."""
+    return _product_by_blocks if plan.by_blocks else _product
 
 
 @njit(**KERNEL)
 def _product(a, b, sloped, values, slope, slope_alpha, bias, activation, alpha, c, sums, tables, none, scratch):
-    """C = A B with bias and activation, for all three: one function, so that it is compiled once.
+    """C = A B with bias and activation, for forward and both gradients."""
+    a, b, _ = _operands(a, b, sloped, values, slope, slope_alpha, c, sums, tables, scratch)
+    arguments = a, b, bias, activation, alpha, c, tables
+    share(_product_tasks, arguments, _tasks_of(c, tables), _work_of(a, c))
+
+
+@njit(**KERNEL)
+def _product_by_blocks(
+    a, b, sloped, values, slope, slope_alpha, bias, activation, alpha, c, sums, tables, none, scratch
+):  # fmt: skip
+    """As `_product`, where sums are made, or A is copied, in scratch memory."""
+    a, b, rest = _operands(a, b, sloped, values, slope, slope_alpha, c, sums, tables, scratch)
+    arguments = a, b, bias, activation, alpha, c, tables, none, rest
+    share(_product_tasks_by_blocks, arguments, _tasks_of(c, tables), _work_of(a, c))
+
+
+@njit(**INNER)
+def _operands(a, b, sloped, values, slope, slope_alpha, c, sums, tables, scratch):
+    """A and B as the tasks want them, flat, and the rest of the scratch memory.
 
     Where `sloped` says so, A or B is given as dy, and `values` are the activation's; for B, its rows are added up into
     `sums`.
     """
-    plan = tables[:PLAN_SIZE].view(PLAN)[0]
-    lanes = REGISTER_BYTES // a.itemsize
-    rest = scratch
+    plan = record(tables, PLAN)
+    lanes, width, rest = lanes_of(c), c.shape[1], scratch
+    a, b, values = flat(a), flat(b), flat(values)
+    depth = b.size // width
     if sloped == A and slope != LINEAR:
         a = _dz(a, values, slope, slope_alpha, scratch)
-        rest = scratch[a.size :]
+        rest = _behind(scratch, a.size)
     elif sloped == B:
         if slope != LINEAR:
             b = _dz(b, values, slope, slope_alpha, scratch)
-        rest = scratch[b.size :]
+        rest = _behind(scratch, b.size)
         _add_rows(b, sums, rest)
-    rows, width = c.shape
-    depth = b.size // width
-    panels = _panels(width, lanes)
-    packed = b.reshape(-1)
     if plan.packing:
-        packed = rest[: panels * depth * 2 * lanes]
-        rest = rest[packed.size :]
+        packed = part(rest, np.intp(0), _panels(width, lanes) * depth * 2 * lanes)
+        rest = _behind(rest, packed.size)
         share(_pack, (b, plan.turned, width, packed), (depth + PACKED_ROWS - 1) // PACKED_ROWS, packed.size)
-    share(
-        _product_tasks,
-        (a.reshape(-1), packed, bias, activation, alpha, c, depth, tables, none, rest),
-        (panels + plan.group - 1) // plan.group * plan.row_blocks,
-        rows * depth * width,
-    )
+        return a, packed, rest
+    return a, b, rest
+
+
+@njit(**INNER)
+def _behind(array, place):
+    return part(array, place, array.size - place)
+
+
+@njit(**INNER)
+def _tasks_of(c, tables):
+    plan = record(tables, PLAN)
+    return (_panels(c.shape[1], lanes_of(c)) + plan.group - 1) // plan.group * plan.row_blocks
+
+
+@njit(**INNER)
+def _work_of(a, c):
+    return a.size * c.shape[1]
 
 
 @njit(**INNER)
 def _add_rows(dz, dbias, scratch):
     """The sum of dz over the batch, block after block: by vectors, of which the last may overlap the one before."""
-    rows, outputs = dz.shape
-    lanes = lanes_of(dz)
-    vectors, flat = (outputs + lanes - 1) // lanes, dz.reshape(-1)
-    block = scratch[: vectors * lanes]
+    outputs, lanes = dbias.size, lanes_of(dz)
+    rows, vectors = dz.size // outputs, (outputs + lanes - 1) // lanes
+    block = part(scratch, np.intp(0), vectors * lanes)
     dbias[:] = 0
     for first in range(0, rows, DEPTH_BLOCK):
         block[:] = 0
         for row in range(first, min(first + DEPTH_BLOCK, rows)):
             if outputs < lanes:
                 for f in range(outputs):
-                    block[f] += dz[row, f]
+                    block[f] += dz[row * outputs + f]
             else:
                 for vector in range(vectors):
                     place = row * outputs + min(vector * lanes, outputs - lanes)
-                    add_vector(flat, place, block, vector * lanes)
+                    add_vector(dz, place, block, vector * lanes)
         # What the last vector has of its own stands at its end.
         for f in range(outputs):
             own = f < (vectors - 1) * lanes or outputs < lanes
@@ -230,18 +266,16 @@ def _add_rows(dz, dbias, scratch):
 @njit(**INNER)
 def _dz(dy, y, activation, alpha, scratch):
     """dy times the activation's slope, at the start of the scratch memory."""
-    dz = scratch[: dy.size]
-    multiply_by_slope(dy.reshape(-1), y.reshape(-1), np.intp(0), dy.size, activation, alpha, dz, np.intp(0))
-    return dz.reshape(dy.shape)
+    multiply_by_slope(dy, y, np.intp(0), dy.size, activation, alpha, scratch, np.intp(0))
+    return part(scratch, np.intp(0), dy.size)
 
 
 @njit(**INNER)
 def _pack(first, last, worker, b, turned, width, packed):
     """Copy B into panels: a task is a block of its rows, so that memory is read page by page."""
-    lanes = REGISTER_BYTES // b.itemsize
+    lanes = lanes_of(b)
     panels = _panels(width, lanes)
     depth = packed.size // (panels * 2 * lanes)
-    flat = b.reshape(-1)
     begin, end = first * PACKED_ROWS, min(last * PACKED_ROWS, depth)
     for row in range(begin, end, PACKED_ROWS):
         rows = min(PACKED_ROWS, end - row)
@@ -249,65 +283,112 @@ def _pack(first, last, worker, b, turned, width, packed):
             start = panel_start(panel, max(width, lanes), lanes)
             place, step = (start * depth + row, depth) if turned else (row * width + start, width)
             count = min(2 * lanes, width - start)
-            pack_panel(flat, place, step, rows, count, turned, packed, (panel * depth + row) * 2 * lanes)
+            pack_panel(b, place, step, rows, count, turned, packed, (panel * depth + row) * 2 * lanes)
 
 
 @njit(**INNER)
-def _product_tasks(first, last, worker, a, packed, bias, activation, alpha, c, depth, tables, none, scratch):
-    plan = tables[:PLAN_SIZE].view(PLAN)[0]
-    lanes = REGISTER_BYTES // a.itemsize
-    count, width = c.shape
-    floor = a.dtype.type(0) if activation == RELU else a.dtype.type(-np.inf)
-    flat, zero = c.reshape(-1), np.intp(0)
-    own = scratch[worker * plan.scratch_of_worker : (worker + 1) * plan.scratch_of_worker]
-    sums, copy = own[: plan.sums_size], own[plan.sums_size :]
-    b_rows, b_panel = tables[plan.b_rows : plan.b_rows + depth], depth * 2 * lanes if plan.packing else 0
+def _next_tasks(task, last, c, tables):
+    """The tasks from `task` on of one group of panels: their number, rows, first panel, and columns."""
+    plan = record(tables, PLAN)
+    (count, width), lanes = c.shape, lanes_of(c)
+    group, block = divmod(task, plan.row_blocks)
+    blocks = min(plan.row_blocks - block, last - task)
+    panel = group * plan.group
+    column = panel_start(panel, max(width, lanes), lanes)
+    columns = min(plan.group * 2 * lanes, width - column)
+    begin, end = block * plan.row_block, min((block + blocks) * plan.row_block, count)
+    return blocks, begin, end, panel, column, columns
+
+
+@njit(**INNER)
+def _product_tasks(first, last, worker, a, b, bias, activation, alpha, c, tables):
+    plan = record(tables, PLAN)
+    a_columns = part(tables, plan.columns, a.size // c.shape[0])
     task = first
     while task < last:
-        # The tasks of one group of panels.
-        group, block = divmod(task, plan.row_blocks)
-        blocks = min(plan.row_blocks - block, last - task)
+        blocks, begin, end, panel, column, columns = _next_tasks(task, last, c, tables)
         task += blocks
-        panel = group * plan.group
-        column = panel_start(panel, max(width, lanes), lanes)
-        columns = min(plan.group * 2 * lanes, width - column)
-        b = panel * b_panel if plan.packing else column
-        begin, end = block * plan.row_block, min((block + blocks) * plan.row_block, count)
-        # Without scratch memory all their rows are one, so that a panel of B serves them all.
-        step = plan.row_block if plan.indirect or plan.copying else end - begin
-        for start in range(begin, end, step):
-            stop = min(start + step, end)
-            if plan.indirect:
-                _add_blocks(a, start, stop, depth, packed, b, b_panel, tables, none, sums, copy, columns)
-                _finish_sums(sums, plan.row_block, start, stop, bias, floor, c, column, columns)
-            else:
-                source, a_rows, a_columns = _part_of_a(a, start, stop, zero, depth, tables, copy)
-                product(
-                    source, zero, a_rows, a_columns, packed, b, b_rows, plan.fours != 0, b_panel,
-                    bias[column:], floor, flat, column, tables[plan.c_rows + start : plan.c_rows + stop], zero,
-                    columns, bool(0),
-                )  # fmt: skip
-            if activation > RELU:
-                if columns == width:
-                    finish(flat, start * width, stop * width, activation, alpha)
-                else:
-                    for row in range(start, stop):
-                        finish(flat, row * width + column, row * width + column + columns, activation, alpha)
+        # All their rows are one, so that a panel of B serves them all.
+        a_rows = part(tables, plan.rows + begin, end - begin)
+        _product_rows(a, a_rows, a_columns, begin, end, b, panel, column, columns, bias, activation, c, tables)
+        _finish(c, begin, end, column, columns, activation, alpha)
 
 
 @njit(**INNER)
-def _add_blocks(a, start, stop, depth, packed, b, b_panel, tables, none, sums, copy, columns):
+def _product_tasks_by_blocks(first, last, worker, a, b, bias, activation, alpha, c, tables, none, scratch):
+    plan = record(tables, PLAN)
+    zero, depth = np.intp(0), a.size // c.shape[0]
+    sums = part(scratch, worker * plan.scratch_of_worker, plan.sums_size)
+    copy = part(scratch, worker * plan.scratch_of_worker + plan.sums_size, plan.scratch_of_worker - plan.sums_size)
+    task = first
+    while task < last:
+        blocks, begin, end, panel, column, columns = _next_tasks(task, last, c, tables)
+        task += blocks
+        for start in range(begin, end, plan.row_block):
+            stop = min(start + plan.row_block, end)
+            if plan.indirect:
+                _add_blocks(a, start, stop, depth, b, panel, column, tables, none, sums, copy, columns)
+                _finish_sums(sums, start, stop, bias, activation, c, column, columns, tables)
+            else:
+                source, a_rows, a_columns = _part_of_a(a, start, stop, zero, depth, tables, copy)
+                _product_rows(
+                    source, a_rows, a_columns, start, stop, b, panel, column, columns, bias, activation, c, tables
+                )
+            _finish(c, start, stop, column, columns, activation, alpha)
+
+
+@njit(**INNER)
+def _place_in_b(panel, column, depth, lanes, plan):
+    """Where a panel of B starts, and how far they are apart; see `product`."""
+    step = depth * 2 * lanes if plan.packing else 0
+    return panel * step if plan.packing else column, step
+
+
+@njit(**INNER)
+def _floor(activation, c):
+    """What results below it become."""
+    return c.dtype.type(0) if activation == RELU else c.dtype.type(-np.inf)
+
+
+@njit(**INNER)
+def _product_rows(a, a_rows, a_columns, start, stop, b, panel, column, columns, bias, activation, c, tables):
+    """Rows ``start .. stop - 1`` of C, and so many columns from `column` on: all terms at once."""
+    plan = record(tables, PLAN)
+    zero, depth = np.intp(0), a_columns.size
+    place, step = _place_in_b(panel, column, depth, lanes_of(c), plan)
+    product(
+        a, zero, a_rows, a_columns, b, place, part(tables, plan.b_rows, depth), plan.fours != 0, step,
+        _behind(bias, column), _floor(activation, c), flat(c), column, part(tables, plan.c_rows + start, stop - start),
+        zero, columns, bool(0),
+    )  # fmt: skip
+
+
+@njit(**INNER)
+def _finish(c, start, stop, column, columns, activation, alpha):
+    """Apply an activation that the product's tile has not applied."""
+    values, width = flat(c), c.shape[1]
+    if activation > RELU:
+        if columns == width:
+            finish(values, start * width, stop * width, activation, alpha)
+        else:
+            for row in range(start, stop):
+                finish(values, row * width + column, row * width + column + columns, activation, alpha)
+
+
+@njit(**INNER)
+def _add_blocks(a, start, stop, depth, b, panel, column, tables, none, sums, copy, columns):
     """The sums of the rows ``start .. stop - 1`` in panels of their own, block after block of the depth."""
-    plan = tables[:PLAN_SIZE].view(PLAN)[0]
-    lanes = REGISTER_BYTES // a.itemsize
+    plan = record(tables, PLAN)
+    lanes = lanes_of(a)
     zero, lowest = np.intp(0), a.dtype.type(-np.inf)
-    sum_rows = tables[plan.sum_rows : plan.sum_rows + stop - start]
+    place, step = _place_in_b(panel, column, depth, lanes, plan)
+    sum_rows = part(tables, plan.sum_rows, stop - start)
     for begin in range(0, depth, plan.depth_block):
         end = min(begin + plan.depth_block, depth)
         source, a_rows, a_columns = _part_of_a(a, start, stop, begin, end, tables, copy)
         product(
-            source, zero, a_rows, a_columns, packed, b, tables[plan.b_rows + begin : plan.b_rows + end],
-            plan.fours != 0, b_panel,
+            source, zero, a_rows, a_columns, b, place, part(tables, plan.b_rows + begin, end - begin),
+            plan.fours != 0, step,
             none, lowest, sums, zero, sum_rows, plan.row_block * 2 * lanes, max(columns, lanes), begin > 0,
         )  # fmt: skip
 
@@ -315,7 +396,8 @@ def _add_blocks(a, start, stop, depth, packed, b, b_panel, tables, none, sums, c
 @njit(**INNER)
 def _part_of_a(a, start, stop, begin, end, tables, copy):
     """Rows ``start .. stop - 1`` and columns ``begin .. end - 1`` of A: an array, and tables of their places in it."""
-    plan = tables[:PLAN_SIZE].view(PLAN)[0]
+    plan = record(tables, PLAN)
+    rows, columns = stop - start, end - begin
     if plan.copying:
         if plan.a_turned:
             _copy_turned(a, tables, start, stop, begin, end, copy)
@@ -323,18 +405,17 @@ def _part_of_a(a, start, stop, begin, end, tables, copy):
             for row in range(start, stop):
                 origin, place = tables[plan.rows + row] + begin, (row - start) * plan.depth_block
                 # Number by number: an array assigned to a slice might overlap it, and would be copied twice.
-                for k in range(end - begin):
+                for k in range(columns):
                     copy[place + k] = a[origin + k]
-        rows = tables[plan.copy_rows : plan.copy_rows + stop - start]
-        return copy, rows, tables[plan.copy_columns : plan.copy_columns + end - begin]
-    return a, tables[plan.rows + start : plan.rows + stop], tables[plan.columns + begin : plan.columns + end]
+        return copy, part(tables, plan.copy_rows, rows), part(tables, plan.copy_columns, columns)
+    return a, part(tables, plan.rows + start, rows), part(tables, plan.columns + begin, columns)
 
 
 @njit(**INNER)
 def _copy_turned(a, tables, start, stop, begin, end, copy):
     """A part of a turned A: tile after tile, the columns one after the other with their rows side by side."""
-    plan = tables[:PLAN_SIZE].view(PLAN)[0]
-    lanes = REGISTER_BYTES // a.itemsize
+    plan = record(tables, PLAN)
+    lanes = lanes_of(a)
     step = plan.copy_width
     for tile in range(start, stop, WIDE_ROWS):
         place = (tile - start) // WIDE_ROWS * plan.depth_block * step
@@ -351,16 +432,17 @@ def _copy_turned(a, tables, start, stop, begin, end, copy):
 
 
 @njit(**INNER)
-def _finish_sums(sums, row_block, start, stop, bias, floor, c, first, columns):
+def _finish_sums(sums, start, stop, bias, activation, c, first, columns, tables):
     """Rows ``start .. stop - 1`` of C, and so many columns from the first on, from the panels of their sums."""
-    lanes = REGISTER_BYTES // c.itemsize
+    row_block = record(tables, PLAN).row_block
+    lanes, floor, numbers, width = lanes_of(c), _floor(activation, c), flat(c), c.shape[1]
     for panel in range(_panels(columns, lanes)):
         column = panel_start(panel, max(columns, lanes), lanes)
         count = min(2 * lanes, columns - column)
-        addends = bias[first + column : first + column + count]
+        addends = part(bias, first + column, count)
         for row in range(start, stop):
-            place = (panel * row_block + row - start) * 2 * lanes
-            results, totals = c[row, first + column : first + column + count], sums[place : place + count]
+            results = part(numbers, row * width + first + column, count)
+            totals = part(sums, (panel * row_block + row - start) * 2 * lanes, count)
             for f in range(count):
                 result = totals[f] + addends[f]
                 results[f] = floor if result < floor else result

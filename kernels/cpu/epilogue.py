@@ -3,6 +3,7 @@
 Max pooling after a correlation joins both ends.  A *window* is its ``(height, width)`` in cells, or `NO_WINDOW`.
 """
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
@@ -34,8 +35,9 @@ def multiply_by_slope(dy, y, start, count, activation, alpha, dz, place):
         for i in range(count):
             outgoing[i] = incoming[i]
     elif activation == RELU:
+        relu = np.intp(RELU)  # Numba would compile the formula once more for a literal 1
         for i in range(count):
-            outgoing[i] = incoming[i] * slope_from_value(RELU, alpha, values[i])
+            outgoing[i] = incoming[i] * slope_from_value(relu, alpha, values[i])
     else:
         for i in range(count):
             outgoing[i] = incoming[i] * slope_from_value(activation, alpha, values[i])

@@ -7,6 +7,7 @@ from .compiling import INNER, KERNEL
 from .local import local_array
 from .rows import FEW_COLUMNS, MOST_LANES, argmax_of_rows, row_argmax
 from .vectors import lanes_of
+from .views import flat
 
 
 @njit(**INNER)
@@ -19,14 +20,14 @@ def _rows_at_once(matrix):
 @njit(**KERNEL)
 def sparse_accuracy(predictions, labels, hits):
     """1 where the largest prediction stands at the label, else 0."""
-    columns, flat, some = predictions.shape[1], predictions.reshape(-1), _rows_at_once(predictions)
+    columns, given, some = predictions.shape[1], flat(predictions), _rows_at_once(predictions)
     places = local_array(MOST_LANES, np.int32)
     for row in range(0, hits.size, some):
         if some == 1:
-            hits[row] = row_argmax(flat, row * columns, columns) == labels[row]
+            hits[row] = row_argmax(given, row * columns, columns) == labels[row]
         else:
             start = min(row, hits.size - some)
-            argmax_of_rows(flat, start, columns, places)
+            argmax_of_rows(given, start, columns, places)
             for i in range(some):
                 hits[start + i] = places[i] == labels[start + i]
 
@@ -34,16 +35,16 @@ def sparse_accuracy(predictions, labels, hits):
 @njit(**KERNEL)
 def categorical_accuracy(predictions, targets, hits):
     """1 where the largest prediction stands at the largest target, else 0."""
-    columns, flat, flat_targets = predictions.shape[1], predictions.reshape(-1), targets.reshape(-1)
+    columns, given, right = predictions.shape[1], flat(predictions), flat(targets)
     some = _rows_at_once(predictions)
     places, wanted = local_array(MOST_LANES, np.int32), local_array(MOST_LANES, np.int32)
     for row in range(0, hits.size, some):
         if some == 1:
-            hits[row] = row_argmax(flat, row * columns, columns) == row_argmax(flat_targets, row * columns, columns)
+            hits[row] = row_argmax(given, row * columns, columns) == row_argmax(right, row * columns, columns)
         else:
             start = min(row, hits.size - some)
-            argmax_of_rows(flat, start, columns, places)
-            argmax_of_rows(flat_targets, start, columns, wanted)
+            argmax_of_rows(given, start, columns, places)
+            argmax_of_rows(right, start, columns, wanted)
             for i in range(some):
                 hits[start + i] = places[i] == wanted[i]
 

@@ -13,6 +13,7 @@ from .blocks import MOVE, blocks, within
 from .compiling import INNER, KERNEL
 from .local import local_array
 from .threads import share
+from .views import part
 
 # Parts of the parameters whose penalties are added up on their own, and numbers that a part is a multiple of.
 PARTS = 64
@@ -27,11 +28,11 @@ def regularize(parameters, ends, l1, l2, gradients, penalty):
     gradient l1 sign(p) + 2 l2 p.
     """
     size = parameters.size
-    part = (size // PARTS // LINE + 1) * LINE
-    parts = (size + part - 1) // part
+    step = (size // PARTS // LINE + 1) * LINE
+    parts = (size + step - 1) // step
     # Two sums over everything, so double precision costs nothing and saves the penalty's digits.
     totals = local_array(PARTS, np.float64)
-    share(_regularize, (parameters, ends, l1, l2, gradients, totals, part), parts, size * MOVE)
+    share(_regularize, (parameters, ends, l1, l2, gradients, totals, step), parts, size * MOVE)
     total = 0.0
     for k in range(parts):
         total += totals[k]
@@ -39,19 +40,22 @@ def regularize(parameters, ends, l1, l2, gradients, penalty):
 
 
 @njit(**INNER)
-def _regularize(first, last, worker, parameters, ends, l1, l2, gradients, totals, part):
+def _regularize(first, last, worker, parameters, ends, l1, l2, gradients, totals, step):
     for k in range(first, last):
         totals[k] = 0.0
-        start, stop = k * part, min((k + 1) * part, parameters.size)
+        start, stop = k * step, min((k + 1) * step, parameters.size)
         begin = 0
         for region in range(ends.size):
             end = ends[region]
             lower, upper = max(begin, start), min(end, stop)
-            if lower < upper and l1[region] != 0:
-                totals[k] += _l1_penalty(parameters[lower:upper], l1[region], gradients[lower:upper])
-            if lower < upper and l2[region] != 0:
-                totals[k] += _l2_penalty(parameters[lower:upper], l2[region], gradients[lower:upper])
             begin = end
+            if lower >= upper:
+                continue
+            values, slopes = part(parameters, lower, upper - lower), part(gradients, lower, upper - lower)
+            if l1[region] != 0:
+                totals[k] += _l1_penalty(values, l1[region], slopes)
+            if l2[region] != 0:
+                totals[k] += _l2_penalty(values, l2[region], slopes)
 
 
 # Both sums may be taken in the order that suits vectors.

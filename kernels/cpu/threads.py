@@ -21,7 +21,7 @@ that way takes less than a microsecond while the workers are awake, and some ten
 
 A worker joins by raising ACTIVE and looking at OPEN *then*; a caller closes by lowering OPEN and looking at ACTIVE
 then.  Both are sequentially consistent, so that either the worker sees the door closed or the caller sees the worker:
-a job's arguments are never read after `run` has returned.
+a job's arguments are never read after `share` has returned.
 
 Numba's own ``parallel=True`` would compile every kernel three to four times over, and the threads of its OpenMP layer
 wait in loops that never sleep: with other work on both cores, 100 epochs of the digits example took 27 to 82 s
@@ -37,11 +37,11 @@ import threading
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import config, njit, types
+from numba import cfunc, config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .compiling import INNER, KERNEL
+from .compiling import CALLBACK, INNER, KERNEL
 
 # Multiply-adds that are worth a thread: a kernel with fewer has none but the caller, one with more a helper for each so
 # many.  About three microseconds of one core, where waking a helper that still looks for work takes less than one.
@@ -75,6 +75,11 @@ if _FOUND:  # this file has been imported under another name before: the team is
 else:
     _WORDS = np.zeros(_COUNT, np.int64)
     binding.add_symbol(_NAME, _WORDS.ctypes.data)
+
+# What runs a job is found by name, too: compiled once, and not once more with every kernel.
+_RUN_NAME = "gpuconv_run"
+_RUN = types.void(types.intp, types.intp, types.intp, types.intp)
+_run_job = types.ExternalFunction(_RUN_NAME, _RUN)
 
 # ------------------------------------------------------------------ words that several threads read and write
 
@@ -165,7 +170,7 @@ if sys.platform == "linux":
     _get_processors = types.ExternalFunction("sched_getaffinity", types.int32(types.int32, types.intp, types.intp))
     _set_processors = types.ExternalFunction("sched_setaffinity", types.int32(types.int32, types.intp, types.intp))
 
-    @njit(cache=True, nogil=True)
+    @njit(**INNER)
     def _step_aside(own):
         """Move this thread off the caller's processor; `own` is where its set of processors stands.
 
@@ -193,11 +198,11 @@ if sys.platform == "linux":
 
 else:
 
-    @njit(cache=True, nogil=True)
+    @njit(**INNER)
     def _processor():
         return 0
 
-    @njit(cache=True, nogil=True)
+    @njit(**INNER)
     def _step_aside(own):
         pass
 
@@ -255,18 +260,32 @@ def _call(typing, function, arguments, first, last, worker):
     return types.void(*[types.intp] * 5), code
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def run(job, tasks, work):
+@njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+def _wake(worker):
+    own = OWN + worker * OWN_WORDS
+    if exchange(own + ASLEEP, 0):
+        _release_lock(read(own + LOCK))
+
+
+@njit(**INNER)
+def _take_chunks(worker):
+    body, arguments, tasks, chunk = read(BODY), read(ARGUMENTS), read(TASKS), read(CHUNK)
+    first = add(NEXT, chunk)
+    while first < tasks:
+        _call(body, arguments, first, min(first + chunk, tasks), worker)
+        first = add(NEXT, chunk)
+
+
+def _run(body, arguments, tasks, work):
     """Run an outlined job: every task once, by the caller and by the team; returns when all are done.
 
     Parameters
     ----------
-    job : tuple of int
+    body, arguments : int
         From `outline`.
     tasks, work : int
         As for `share`.
     """
-    body, arguments = job
     helpers = min(read(HELPERS), min(tasks - 1, work // SERIAL_WORK))
     if helpers <= 0 or exchange(BUSY, 1):
         if tasks > 0:
@@ -283,7 +302,7 @@ def run(job, tasks, work):
     add(EPOCH, 1)
     for worker in range(1, helpers + 1):
         _wake(worker)
-    _take_chunks(0)
+    _take_chunks(np.intp(0))
     write(OPEN, 0)
     looks = 0
     while read(ACTIVE):
@@ -293,22 +312,6 @@ def run(job, tasks, work):
         else:
             _give_way()
     write(BUSY, 0)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _wake(worker):
-    own = OWN + worker * OWN_WORDS
-    if exchange(own + ASLEEP, 0):
-        _release_lock(read(own + LOCK))
-
-
-@njit(**INNER)
-def _take_chunks(worker):
-    body, arguments, tasks, chunk = read(BODY), read(ARGUMENTS), read(TASKS), read(CHUNK)
-    first = add(NEXT, chunk)
-    while first < tasks:
-        _call(body, arguments, first, min(first + chunk, tasks), worker)
-        first = add(NEXT, chunk)
 
 
 @njit(**KERNEL)
@@ -350,7 +353,8 @@ def share(body, arguments, tasks, work):
     work : int
         Multiply-adds, or elements moved, of all tasks together: too few are not shared.
     """
-    run(outline(body, arguments), tasks, work)
+    function, place = outline(body, arguments)
+    _run_job(function, place, tasks, work)
 
 
 # ------------------------------------------------------------------ the team
@@ -396,6 +400,8 @@ if not _FOUND:
     # Here and not later: in a forked process, another thread's compilation may hold Numba's lock for ever.
     _serve.compile((types.intp,))
     _wake.compile((types.intp,))
+    _compiled_run = cfunc(_RUN, **CALLBACK)(_run)  # kept: the machine code goes with it
+    binding.add_symbol(_RUN_NAME, _compiled_run.address)
     atexit.register(_dismiss)
     _start()
     if hasattr(os, "register_at_fork"):

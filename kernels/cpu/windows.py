@@ -42,7 +42,7 @@ from .processor import REGISTER_BYTES
 from .product import lanes
 from .threads import share
 from .vectors import lanes_of, vectors_of
-from .views import part
+from .views import flat, part
 
 # Terms of a sum up to which this is faster than `correlate`.
 MOST_TERMS = 32
@@ -264,7 +264,7 @@ def _correlate_small_lines(first, last, worker, x, filters, bias, activation, co
     floor = x.dtype.type(0) if activation == RELU else x.dtype.type(-np.inf)
     batch, height, width, channels = y.shape
     size, end = x.size // batch, min(last * step, batch * height)
-    pixels, weights, tops, places = x.reshape(-1), filters.reshape(-1), y.reshape(-1), winner.reshape(-1)
+    pixels, weights, tops, places = flat(x), flat(filters), flat(y), flat(winner)
     line = first * step
     while line < end:
         picture, row = divmod(line, height)
@@ -297,7 +297,7 @@ def _correlate_lines(first, last, worker, x, filters, bias, activation, columns,
     lanes = lanes_of(x)
     floor = x.dtype.type(0) if activation == RELU else x.dtype.type(-np.inf)
     batch, height, width, channels = y.shape
-    cells, weights, tops, places = x.reshape(-1), filters.reshape(-1), y.reshape(-1), winner.reshape(-1)
+    cells, weights, tops, places = flat(x), flat(filters), flat(y), flat(winner)
     for line in range(first * step, min(last * step, batch * height)):
         picture, row = divmod(line, height)
         corner = picture * next_picture + row * next_line

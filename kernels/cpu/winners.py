@@ -36,6 +36,7 @@ from .processor import REGISTER_BYTES
 from .product import lanes
 from .threads import share
 from .vectors import copy_vector, lanes_of, vectors_of
+from .views import flat, part
 from .workspace import workspace
 
 # Windows whose sums are complete before they join the slot's, and slots: at most so many.
@@ -264,7 +265,7 @@ def _gradient(
     vectors = (channels + lanes - 1) // lanes
     for vector in range(vectors):
         copy_vector(scratch, vector * lanes, dbias, min(vector * lanes, channels - lanes))
-    gradient, place = dfilters.reshape(-1), vectors * lanes
+    gradient, place = flat(dfilters), vectors * lanes
     for tile in range(0, channels, tile_channels):
         start = min(tile, channels - tile_channels)
         for channel in range(start, start + tile_channels):
@@ -288,8 +289,8 @@ def _add_slots(
     tasks = (batch + pictures - 1) // pictures
     channel_size = pieces.size * width
     size = _inner_sums_size(tile_channels, channel_size, channels, lanes)
-    sources, given, values, winners = x.reshape(-1), dy.reshape(-1), y.reshape(-1), winner.reshape(-1)
-    dz = scratch[slots * size :]
+    sources, given, values, winners = flat(x), flat(dy), flat(y), flat(winner)
+    dz = part(scratch, slots * size, scratch.size - slots * size)
     copy = slots * (size + WINDOW_BLOCK * channels)
     for slot in range(first, last):
         own = slot * WINDOW_BLOCK * channels
@@ -305,7 +306,7 @@ def _add_slots(
                     scratch[place] = 0
                 pixels, origin = scratch, copy
             for begin in range(0, count, WINDOW_BLOCK):
-                corner = corners[begin : min(begin + WINDOW_BLOCK, count)]
+                corner = part(corners, begin, min(WINDOW_BLOCK, count - begin))
                 at, into = (picture * area + begin) * channels, slot * size
                 for start in range(0, channels, lanes):
                     shift = min(start, channels - lanes)
