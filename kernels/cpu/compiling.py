@@ -14,10 +14,10 @@ times the memory of the machine code.
 
 import llvmlite.binding as llvm
 from numba import config
-from numba.core import typed_passes, untyped_passes
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase
-from numba.core.compiler_machinery import AnalysisPass, PassManager, register_pass
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import AnalysisPass, register_pass
+from numba.core.typed_passes import IRLegalization
 
 from ..collecting import seldom_collecting
 
@@ -71,33 +71,26 @@ class _ChooseLibrary(AnalysisPass):
         return False
 
 
-# Those of Numba's passes that kernels need, in Numba's order.
-_PASSES = (
-    untyped_passes.TranslateByteCode,
-    untyped_passes.FixupArgs,
-    untyped_passes.IRProcessing,
-    untyped_passes.RewriteSemanticConstants,
-    untyped_passes.DeadBranchPrune,
-    untyped_passes.GenericRewrites,
-    untyped_passes.InlineInlinables,
-    untyped_passes.ReconstructSSA,
-    untyped_passes.DeadBranchPrune,
-    typed_passes.NopythonTypeInference,
-    typed_passes.PreLowerStripPhis,
-    typed_passes.NoPythonSupportedFeatureValidation,
-    typed_passes.IRLegalization,
-    _ChooseLibrary,
-    typed_passes.AnnotateTypes,
-    typed_passes.NativeLowering,
-    typed_passes.NoPythonBackend,
-)
+# Those of Numba's passes that find nothing in kernels.
+_NEEDLESS = {
+    "WithLifting",
+    "InlineClosureLikes",
+    "RewriteDynamicRaises",
+    "MakeFunctionToJitFunction",
+    "FindLiterallyCalls",
+    "LiteralUnroll",
+    "LiteralPropagationSubPipelinePass",
+    "InlineOverloads",
+    "NopythonRewrites",
+    "DumpParforDiagnostics",
+}
 
 
 class _Compiler(CompilerBase):
     def define_pipelines(self):
-        manager = PassManager("kernels")
-        for each in _PASSES:
-            manager.add_pass(each, each.__name__)
+        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        manager.passes = [each for each in manager.passes if each[0].__name__ not in _NEEDLESS]
+        manager.add_pass_after(_ChooseLibrary, IRLegalization)
         manager.finalize()
         return [manager]
 
