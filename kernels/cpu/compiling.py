@@ -13,7 +13,6 @@ times the memory of the machine code.
 """
 
 import llvmlite.binding as llvm
-from numba import config
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import AnalysisPass, register_pass
@@ -24,14 +23,6 @@ from ..collecting import seldom_collecting
 
 class _InnerLibrary(JITCodeLibrary):
     """A function's LLVM code for its callers; only the place of its environment, which Numba fills, is in memory."""
-
-    def _optimize_functions(self, module):
-        # As much as loops need to be in the form that vectors can be made of; under Numba's lock.
-        level, config.OPT = config.OPT, 1
-        try:
-            super()._optimize_functions(module)
-        finally:
-            config.OPT = level
 
     def _optimize_final_module(self):
         pass
