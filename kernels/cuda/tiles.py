@@ -107,7 +107,7 @@ if SIMULATED:
     THREE_PRODUCT_TILES = FRAGMENT_TILES = (RegisterTile(16, 32, 16, 2, 2, 8, 8, 4, 1),)
     ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 8, 3
     FILTER_TILES = (RegisterTile(16, 8, 8, 2, 4, 4, 2, 2, 1), RegisterTile(8, 8, 4, 2, 4, 4, 2, 2, 1))
-    FILTER_SCALAR_TILES = FILTER_TILES
+    FILTER_COPIED_TILES = FILTER_SCALAR_TILES = FILTER_TILES
     FILTER_FRAGMENT_TILES = (RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 1),)
     CHUNK_THREADS, SMALLEST_CHUNK, CHUNK_COST = 16, 16, 16
     CHUNK_SUM_THREADS, CHUNK_SUM_LANES = 8, (2, 4)
@@ -149,6 +149,13 @@ else:
         RegisterTile(128, 32, 16, 2, 8, 8, 8, 4, 6),
         RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 16),
     )
+    # Three rounds of 64 filters for numbers of entries that are multiples of 3, as in windows of 3 x 3 cells: nothing
+    # of them is wasted, and threads fetch one pixel each of the 12 of a strip.
+    FILTER_COPIED_TILES = (
+        *FILTER_TILES,
+        RegisterTile(192, 64, 12, 2, 8, 8, 4, 8, 2),
+        RegisterTile(96, 64, 12, 2, 8, 8, 4, 8, 4),
+    )
     # For what is fetched one by one: square ones, or a thread would have too many addresses to keep; and registers for
     # those that it has, by fewer blocks.
     FILTER_SCALAR_TILES = (
@@ -156,11 +163,12 @@ else:
         FILTER_TILES[2]._replace(blocks=4),
         RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 12),
     )
-    # For tensor cores, by warps of 64 x 32 sums.
+    # For tensor cores, by warps of 64 x 32 sums; of 32 x 32 where there are few blocks.
     FILTER_FRAGMENT_TILES = (
         RegisterTile(128, 64, 16, 2, 8, 8, 8, 4, 2),
         RegisterTile(64, 64, 16, 2, 8, 8, 8, 4, 4),
         RegisterTile(64, 32, 16, 2, 8, 8, 8, 4, 8),
+        RegisterTile(64, 64, 16, 2, 4, 8, 8, 4, 3),
     )
     # Gradients by filters: pixels are cut, without tiles until the grid has about this many threads, but not below this
     # many pixels; to begin a chunk, and to write and to add its sums, takes as long as about so many pixels.
@@ -333,13 +341,27 @@ def blocks_for(count, size):
     return -(-int(count) // size)
 
 
-def filter_tile(choices, entries, filters):
-    """The tile for a gradient by filters: the one whose blocks cost least, work on what does not exist included."""
+def filter_tile(choices, entries, filters, layers, multiprocessors):
+    """The tile for a gradient by filters in which the busiest multiprocessor has least to do.
+
+    As `register_tile`, but that chunks share out the work so finely that no whole blocks are counted.
+
+    Parameters
+    ----------
+    choices : tuple of RegisterTile
+    entries, filters : int
+        Of a group.
+    layers : int
+        How many such products there are, at most: groups times chunks of pixels.
+    multiprocessors : int
+    """
 
     def cost(tile):
         row_blocks, column_blocks = product_blocks(tile, entries, filters)
+        own = max(1, row_blocks * column_blocks * layers / multiprocessors)
         # A number that is fetched costs as much as about 8 multiply-adds.
-        return row_blocks * column_blocks * (tile.rows * tile.columns + 8 * (tile.rows + tile.columns))
+        size = tile.rows * tile.columns + 8 * (tile.rows + tile.columns)
+        return own * size / min(1, own * tile.threads / 256)
 
     return min(choices, key=cost)
 
