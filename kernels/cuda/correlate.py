@@ -28,7 +28,7 @@ from . import depthwise, direct, narrow, product, tiles, toolkit
 from .correlate_filters import correlate2d_gradient_filters  # noqa: F401 (offered here)
 from .correlate_first import correlate_first, suits
 from .formulas import inline
-from .instructions import divide, load, move, store, store4
+from .instructions import divide, load, load4, move, store, store4
 from .phases import phase_place, phases_of
 from .slopes import dz4_if, dz_if
 from .toolkit import cuda
@@ -79,8 +79,9 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
         addresses = [toolkit.address(array) for array in (dy, y, filters)]
         width = tiles.row_width(np.float32, dy.size, *addresses[:2], dz) if slopes else 1
         vectors = dy.size // width if slopes else 0
-        blocks, threads = tiles.element_grid(vectors + filters.size)
-        kernel = _prepare_kernel(int(activation), width)
+        filter_width = 4 if g.out_channels // g.groups % 4 == 0 and toolkit.is_aligned(addresses[2]) else 1
+        blocks, threads = tiles.element_grid(vectors + filters.size // filter_width)
+        kernel = _prepare_kernel(int(activation), width, filter_width)
         toolkit.launch(kernel, blocks, threads, *addresses, g, np.float32(alpha), np.int32(vectors), dz, turned)
         for phase in phases:
             product.multiply(
@@ -122,17 +123,18 @@ _phase_place = inline(phase_place)
 
 
 @functools.cache
-def _prepare_kernel(activation, width):
+def _prepare_kernel(activation, width, filter_width):
     """The kernel of ``dz = dy * slope``, `width` numbers a thread, and of the filters of each phase, turned.
 
-    Its first `vectors` threads have the one, none if the layer is linear; the others have a weight each, neighbouring
-    threads neighbouring channels of the turned filters.
+    Its first `vectors` threads have the one, none if the layer is linear; the others have a cell and a channel of
+    `filter_width` neighbouring filters each, neighbouring threads neighbouring channels of the turned filters.
     """
 
     @cuda.jit(cache=True)
     def prepare_gradient(dy, y, filters, g, alpha, vectors, dz, turned):
         group_channels, group_filters = divide(g.channels, g.groups), divide(g.out_channels, g.groups)
-        count = int32(vectors + g.kernel_height * g.kernel_width * group_channels * g.out_channels)
+        filter_vectors = divide(g.out_channels, int32(filter_width))
+        count = int32(vectors + g.kernel_height * g.kernel_width * group_channels * filter_vectors)
         i = int32(cuda.grid(1))
         while i < count:
             if i < vectors:
@@ -144,8 +146,8 @@ def _prepare_kernel(activation, width):
             else:
                 rest = divide(int32(i - vectors), group_channels)
                 channel = int32(i - vectors - rest * group_channels)
-                cell = divide(rest, g.out_channels)
-                f = int32(rest - cell * g.out_channels)
+                cell = divide(rest, filter_vectors)
+                f = int32((rest - cell * filter_vectors) * filter_width)
                 a = divide(cell, g.kernel_width)
                 b = int32(cell - a * g.kernel_width)
                 first_row, rows, row = _phase_place(a, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top)
@@ -155,8 +157,16 @@ def _prepare_kernel(activation, width):
                 group = divide(f, group_filters)
                 place = first_row * g.kernel_width + rows * first_column + row * columns + column
                 place = (place * group_filters + f - group * group_filters) * g.channels + channel
-                source = (cell * group_channels + channel) * g.out_channels + f
-                store(move(turned, int32(place + group * group_channels)), load(move(filters, int32(source))))
+                target = move(turned, int32(place + group * group_channels))
+                source = move(filters, int32((cell * group_channels + channel) * g.out_channels + f))
+                if filter_width == 4:
+                    first, second, third, fourth = load4(source)
+                    store(target, first)
+                    store(move(target, g.channels), second)
+                    store(move(target, int32(2 * g.channels)), third)
+                    store(move(target, int32(3 * g.channels)), fourth)
+                else:
+                    store(target, load(source))
             i = int32(i + cuda.gridsize(1))
 
     return prepare_gradient

@@ -101,7 +101,7 @@ class ColumnTile(NamedTuple):
 
 
 if SIMULATED:
-    SPLIT_TILE, MOST_SPLIT_BLOCKS, SPLIT_ENTRIES = 8, 4, 24
+    LEAST_SPLIT, SPLIT_TILE, MOST_SPLIT_BLOCKS, SPLIT_ENTRIES = 48, 8, 4, 24
     REGISTER_TILES = (RegisterTile(16, 16, 8, 3, 4, 8, 4, 2, 1), RegisterTile(8, 8, 4, 2, 2, 4, 4, 2, 1))
     SCALAR_TILES = (RegisterTile(8, 8, 8, 2, 2, 4, 4, 2, 1),)
     THREE_PRODUCT_TILES = FRAGMENT_TILES = (RegisterTile(16, 32, 16, 2, 2, 8, 8, 4, 1),)
@@ -118,13 +118,15 @@ if SIMULATED:
     COLUMN_THREADS, COLUMNS_OF_BLOCK, COLUMN_BLOCKS, LEAST_COLUMN_ROWS = 8, 4, 4, 8
     SUM_THREADS, SUM_BLOCKS, SUM_ROUNDS = 8, 3, 4
 else:
-    # Sums are split if tiles of this size are fewer than so many, but not below so many entries.
-    SPLIT_TILE, MOST_SPLIT_BLOCKS, SPLIT_ENTRIES = 64, 128, 128
+    # Sums of at least so many entries are split if tiles of this size are fewer than so many, but not below so many
+    # entries: a second launch must be worth it.
+    LEAST_SPLIT, SPLIT_TILE, MOST_SPLIT_BLOCKS, SPLIT_ENTRIES = 256, 64, 128, 64
     REGISTER_TILES = (
         RegisterTile(128, 128, 16, 2, 8, 8, 8, 4, 2),
         RegisterTile(128, 64, 16, 3, 8, 8, 8, 4, 2),
         RegisterTile(64, 64, 16, 3, 8, 8, 8, 4, 4),
         RegisterTile(128, 32, 8, 4, 8, 8, 8, 4, 4),
+        RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3),
     )
     # For channels that are fetched one by one: more threads to a tile, each with fewer of its addresses to keep.
     SCALAR_TILES = (RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3), RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3))
@@ -195,9 +197,9 @@ else:
 def register_tile(choices, pixels, filters, layers, channels, multiprocessors):
     """The tile in which the busiest multiprocessor has least to do.
 
-    Its work is the sums of its share of the blocks, of which those of ragged tiles are wasted; with fewer than 8
-    warps it works more slowly.  Of equal tiles the one that wastes least is taken.  The order of sums is the same in
-    all tiles, so that the choice changes no result.
+    Its work is the sums of its share of the blocks, of which those of ragged tiles are wasted, and for each term of
+    these what a thread reads; with fewer than 8 warps it works more slowly.  Of equal tiles the one that wastes least
+    is taken.  The order of sums is the same in all tiles, so that the choice changes no result.
 
     Parameters
     ----------
@@ -215,7 +217,8 @@ def register_tile(choices, pixels, filters, layers, channels, multiprocessors):
     def cost(tile):
         blocks = blocks_for(pixels, tile.rows) * blocks_for(filters, tile.columns) * layers
         own, size = blocks_for(blocks, multiprocessors), tile.rows * tile.columns
-        return own * size / min(1, own * tile.threads / 256), blocks * size
+        reads = 1 / tile.thread_rows + 1 / tile.thread_columns
+        return own * size * (1 + reads) / min(1, own * tile.threads / 256), blocks * size
 
     fitting = [tile for tile in choices if (tile.threads < 256 and tile.depth <= 16) or channels % tile.depth == 0]
     return min(fitting, key=cost)
@@ -232,12 +235,14 @@ def split(g):
     if g.groups > 1 or g.kernel_width > MASK_BITS:
         return None
     blocks = blocks_for(g.batch * g.out_height * g.out_width, SPLIT_TILE) * blocks_for(g.out_channels, SPLIT_TILE)
-    wanted = min(blocks_for(MOST_SPLIT_BLOCKS, blocks), cells * channels // SPLIT_ENTRIES)
+    wanted = 1
+    if cells * channels >= LEAST_SPLIT:
+        wanted = min(blocks_for(MOST_SPLIT_BLOCKS, blocks), cells * channels // SPLIT_ENTRIES)
     if cells == 1:
-        part = blocks_for(blocks_for(channels, max(1, wanted)), 16) * 16
+        part = blocks_for(blocks_for(channels, wanted), 16) * 16
         count = blocks_for(channels, part)
         return Split(count, 1, part) if count > 1 else None
-    rows = max(1, min(blocks_for(g.kernel_height, max(1, wanted)), MASK_BITS // g.kernel_width))
+    rows = max(1, min(blocks_for(g.kernel_height, wanted), MASK_BITS // g.kernel_width))
     count = blocks_for(g.kernel_height, rows)
     return Split(count, rows, 0) if count > 1 else None
 
