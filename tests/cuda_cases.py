@@ -68,10 +68,14 @@ CASES = {
         matrices=MATRICES,
     ),
     **dict.fromkeys(("softmax", "sparse_softmax_cross_entropy", "sparse_accuracy"), MORE_MATRICES),
-    # Then groups whose filters are turned four at a time.
+    # Then phases that blocks share, of which some have fewer kernel rows and some none; phases that nobody saw, before
+    # dilated ones; and groups whose filters are turned four at a time.
     "correlate2d_gradient_input": [
         *CORRELATIONS,
-        {"geometry": correlation_geometry((1, 5, 4, 16), 2, 16, 2, groups=2), "activation": formulas.RELU},
+        {"geometry": correlation_geometry((1, 4, 5, 9), 3, 64, 2, padding="same"), "activation": formulas.RELU},
+        {"geometry": correlation_geometry((1, 5, 4, 9), 1, 256, 2), "activation": formulas.LINEAR},
+        {"geometry": correlation_geometry((1, 8, 9, 9), 3, 4, 2, 1, dilation=4), "activation": formulas.LINEAR},
+        {"geometry": correlation_geometry((1, 5, 4, 16), 3, 16, 2, groups=2), "activation": formulas.RELU},
     ],
     # The geometries that matter to it, for few kernels, which take long to compile.  Then several blocks of entries and
     # pixels enough for several chunks; channels and filters four at a time; a thread for each weight, several chunks.

@@ -25,7 +25,8 @@ MODULES = (
 
 # Functions of the table that show what a kernel, or a function that kernels share, does.
 SHOWN_BY = {
-    "correlation_product": ["correlate2d"],
+    "correlation_product": ["correlate2d", "correlate2d_gradient_input"],
+    "phase_of": ["correlate2d_gradient_input"],
     "next_place": ["correlate2d"],
     "cells_inside": ["correlate2d"],
     "place_patches": ["correlate2d"],

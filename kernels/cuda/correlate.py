@@ -9,9 +9,9 @@ each group of channels::
     dfilters, dbias   patch entries a, b, c filters f    output pixels n, i, j
 
 `product` has the kernels of the first, and says how they work.  The second is a product of the same kind, or several,
-one for each of its `phases`.  A first kernel turns the filters and, unless the layer is linear, multiplies dy by the
-activation's slope, which else each of the ``kernel_height kernel_width`` patches that an output lies in would do again,
-in the way of asynchronous copies.
+one for each of its `phases`, all in one launch.  A first kernel turns the filters and, unless the layer is linear,
+multiplies dy by the activation's slope, which else each of the ``kernel_height kernel_width`` patches that an output
+lies in would do again, in the way of asynchronous copies.
 
 `correlate_filters` has the third, `correlate_first` the first for pictures of few channels and `narrow` the second;
 `depthwise` has all for channels that do not mix, and `direct` what else is too narrow for tiles.
@@ -29,7 +29,7 @@ from .correlate_filters import correlate2d_gradient_filters  # noqa: F401 (offer
 from .correlate_first import correlate_first, suits
 from .formulas import inline
 from .instructions import divide, load, load4, move, store, store4
-from .phases import phase_place, phases_of
+from .phases import hull_of, phase_place
 from .slopes import dz4_if, dz_if
 from .toolkit import cuda
 
@@ -65,15 +65,15 @@ def correlate2d(x, filters, bias, geometry, activation, alpha, y):
 
 def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
     """``dx``, the gradient by the input, from that by the output."""
-    phases = phases_of(geometry)
+    # With strides, all phases at once.
+    phased = None if (geometry.stride_height, geometry.stride_width) == (1, 1) else geometry
+    largest = hull_of(geometry)
     g = int32_geometry(geometry)
 
     def in_tiles():
         slopes = 0 if activation == LINEAR else _multiple_of_4(dy.size)
         sums_begin = slopes + _multiple_of_4(filters.size)
-        workspace = toolkit.workspace(
-            sums_begin + max(product.sums_size(phase.geometry) for phase in phases), np.float32
-        )
+        workspace = toolkit.workspace(sums_begin + product.sums_size(largest, phased), np.float32)
         turned, sums = toolkit.address(workspace, slopes), toolkit.address(workspace, sums_begin)
         dz = toolkit.address(workspace if slopes else dy)
         addresses = [toolkit.address(array) for array in (dy, y, filters)]
@@ -83,11 +83,7 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
         blocks, threads = tiles.element_grid(vectors + filters.size // filter_width)
         kernel = _prepare_kernel(int(activation), width, filter_width)
         toolkit.launch(kernel, blocks, threads, *addresses, g, np.float32(alpha), np.int32(vectors), dz, turned)
-        for phase in phases:
-            product.multiply(
-                dz, toolkit.address(workspace, slopes + phase.first_filter), None, phase.geometry, LINEAR, 0,
-                toolkit.address(dx, phase.first_pixel), sums, phase.places if phase.scattered else None,
-            )  # fmt: skip
+        product.multiply(dz, turned, None, largest, LINEAR, 0, toolkit.address(dx), sums, phased)
 
     def directly():
         arrays = (toolkit.flat(array) for array in (dy, y, filters))
@@ -104,7 +100,7 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
         toolkit.attempt(toolkit.variant(f"{name} of few channels", geometry), of_few_channels, directly)
     elif dx.dtype == np.float32 and depthwise.suits(geometry):
         toolkit.attempt(toolkit.variant(f"{name} of channels by themselves", geometry), by_channels, directly)
-    elif _countable(dy, filters) and all(product.is_suited(phase.geometry, dx.dtype) for phase in phases):
+    elif _countable(dy, filters) and product.is_suited(largest, dx.dtype):
         toolkit.attempt(toolkit.variant(f"{name} in register tiles", geometry), in_tiles, directly)
     else:
         directly()

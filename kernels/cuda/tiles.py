@@ -225,16 +225,18 @@ def register_tile(choices, pixels, filters, layers, channels, multiprocessors):
 
 
 @functools.lru_cache(maxsize=4096)
-def split(g):
+def split(g, phases=1):
     """How blocks share the entries of a correlation's patches, or None if each has all of them.
 
     They do if the window has more cells than a mask has bits, or if even small tiles are too few for a GPU and the
-    sums are long.  Fixed by the shapes alone, so that the order of every sum is.
+    sums are long.  Fixed by the shapes alone, so that the order of every sum is.  There are as many such products as
+    `phases`, none of them larger.
     """
     cells, channels = g.kernel_height * g.kernel_width, g.channels // g.groups
     if g.groups > 1 or g.kernel_width > MASK_BITS:
         return None
-    blocks = blocks_for(g.batch * g.out_height * g.out_width, SPLIT_TILE) * blocks_for(g.out_channels, SPLIT_TILE)
+    pixels = g.batch * g.out_height * g.out_width
+    blocks = phases * blocks_for(pixels, SPLIT_TILE) * blocks_for(g.out_channels, SPLIT_TILE)
     wanted = 1
     if cells * channels >= LEAST_SPLIT:
         wanted = min(blocks_for(MOST_SPLIT_BLOCKS, blocks), cells * channels // SPLIT_ENTRIES)
