@@ -25,7 +25,7 @@ CORRELATIONS.append({"geometry": SEVERAL_BLOCKS, "activation": formulas.TANH})
 # A first layer whose filters are written four at a time, which leave a part of the block's unused.
 CORRELATIONS.append({"geometry": correlation_geometry((1, 5, 6, 1), 3, 12), "activation": formulas.LINEAR})
 # Sums long enough for several blocks to share them, of which one has fewer kernel rows.
-SHARED_SUMS = {"geometry": correlation_geometry((1, 3, 3, 26), (5, 2), 5, padding="same"), "activation": formulas.RELU}
+SHARED_SUMS = {"geometry": correlation_geometry((1, 3, 3, 18), (5, 3), 5, padding="same"), "activation": formulas.RELU}
 CORRELATIONS.append(SHARED_SUMS)
 _DEPTHWISE = [_CORRELATIONS["depthwise, vectors"], _CORRELATIONS["depthwise, strides"]]
 POOLINGS = [{"geometry": geometry} for geometry in _POOLS.values()]
