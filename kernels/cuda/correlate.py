@@ -100,7 +100,7 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
         toolkit.attempt(toolkit.variant(f"{name} of few channels", geometry), of_few_channels, directly)
     elif dx.dtype == np.float32 and depthwise.suits(geometry):
         toolkit.attempt(toolkit.variant(f"{name} of channels by themselves", geometry), by_channels, directly)
-    elif _countable(dy, filters) and product.is_suited(largest, dx.dtype):
+    elif _countable(dy, filters) and product.is_suited(largest, dx.dtype, phased):
         toolkit.attempt(toolkit.variant(f"{name} in register tiles", geometry), in_tiles, directly)
     else:
         directly()

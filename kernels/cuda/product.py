@@ -76,6 +76,9 @@ from .toolkit import cuda
 # Groups of fewer filters would leave most columns of a tile empty.
 NARROW_GROUP = 8
 
+# A grid has so many blocks at most along its last axis.
+MOST_LAYERS = 65535
+
 # Where three products on tensor cores take the place of one: see `fragments_of`.
 THREE_PRODUCTS_PAY, FEWEST_ENTRIES, FEWEST_FILTERS = ((8, 0), (9, 0)), 64, 32
 
@@ -774,12 +777,12 @@ def _sum_splits_kernel(activation, biased):
 # launching them
 
 
-def is_suited(g, dtype):
+def is_suited(g, dtype, phased=None):
     """Whether these kernels compute a correlation: float32, a window whose rows a mask can hold, groups not too narrow.
 
     What is left are gradient checks, which need no speed, and depthwise correlations, for which `direct` is better.
     """
-    if dtype != np.float32 or g.kernel_width > tiles.MASK_BITS:
+    if dtype != np.float32 or g.kernel_width > tiles.MASK_BITS or _layers(g, phased) > MOST_LAYERS:
         return False
     few = g.out_channels // g.groups < NARROW_GROUP
     return g.groups == 1 or not (few or g.kernel_height * g.kernel_width > tiles.MASK_BITS)
@@ -818,7 +821,17 @@ def sums_size(g, phased=None):
 
 
 def _split(g, phased):
-    return tiles.split(g, phased.stride_height * phased.stride_width if phased else 1)
+    return tiles.split(g, _phases(phased))
+
+
+def _phases(phased):
+    return phased.stride_height * phased.stride_width if phased else 1
+
+
+def _layers(g, phased):
+    """How many blocks a tile of pixels and filters has."""
+    split = _split(g, phased)
+    return (split.count if split else g.groups) * _phases(phased)
 
 
 def multiply(x, filters, bias, g, activation, alpha, y, sums=None, phased=None):
@@ -841,7 +854,7 @@ def multiply(x, filters, bias, g, activation, alpha, y, sums=None, phased=None):
     patch_width = 4 if group_channels % 4 == 0 and toolkit.is_aligned(x) else 1
     filter_width = 4 if group_filters % 4 == 0 and all(map(toolkit.is_aligned, (filters, y))) else 1
     pixels, split = g.batch * g.out_height * g.out_width, _split(g, phased)
-    layers = (split.count if split else g.groups) * (phased.stride_height * phased.stride_width if phased else 1)
+    layers = _layers(g, phased)
     capability = toolkit.compute_capability()
     asynchronous = capability >= (8, 0)
     choices, fragments = tiles.REGISTER_TILES if patch_width == 4 else tiles.SCALAR_TILES, None

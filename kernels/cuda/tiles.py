@@ -121,6 +121,7 @@ else:
     # Sums of at least so many entries are split if tiles of this size are fewer than so many, but not below so many
     # entries: a second launch must be worth it.
     LEAST_SPLIT, SPLIT_TILE, MOST_SPLIT_BLOCKS, SPLIT_ENTRIES = 256, 64, 128, 64
+    # The last one has half the sums for each thread, for grids of few blocks.
     REGISTER_TILES = (
         RegisterTile(128, 128, 16, 2, 8, 8, 8, 4, 2),
         RegisterTile(128, 64, 16, 3, 8, 8, 8, 4, 2),
@@ -151,8 +152,8 @@ else:
         RegisterTile(128, 32, 16, 2, 8, 8, 8, 4, 6),
         RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 16),
     )
-    # Three rounds of 64 filters for numbers of entries that are multiples of 3, as in windows of 3 x 3 cells: nothing
-    # of them is wasted, and threads fetch one pixel each of the 12 of a strip.
+    # Where strips are copied: windows of 3 x 3 cells have entries in multiples of 96 and 192, so that nothing of these
+    # tiles is wasted, and a thread fetches one of the 12 pixels of a strip.
     FILTER_COPIED_TILES = (
         *FILTER_TILES,
         RegisterTile(192, 64, 12, 2, 8, 8, 4, 8, 2),
