@@ -9,6 +9,7 @@ import pytest
 import reference
 from gpuconv.kernels import formulas
 from gpuconv.kernels.cuda import correlate, product, tiles, toolkit
+from gpuconv.kernels.cuda.phases import hull_of
 from gpuconv.kernels.geometry import correlation_geometry
 from kernel_checks import CHECKS, Data
 from simt import Counters, Gpu
@@ -114,6 +115,15 @@ def test_entries_are_split_by_shapes_alone():
     assert split((100, 1, 1, 256), 1, 64) == tiles.Split(4, 1, 64)
     assert split((100, 1, 1, 576), 1, 64) == tiles.Split(9, 1, 64)
     assert split((128, 56, 56, 16), 7, 64) == tiles.Split(2, 4, 0)  # more cells than a mask has bits
+
+
+def test_phases_that_a_grid_has_no_room_for():
+    def is_suited(strides):
+        g = correlation_geometry((1, 4, 5, 9), 1, 12, strides)
+        return product.is_suited(hull_of(g), np.float32, g)
+
+    assert is_suited((255, 257))
+    assert not is_suited((256, 256))
 
 
 def test_sums_that_blocks_share_lie_further_apart_than_32_bits_count(monkeypatch):
