@@ -7,7 +7,7 @@ architecture papers, named beside each, and for memory their data sheets.
 from typing import NamedTuple
 
 REGISTERS = 65536  # of a multiprocessor, of every capability here
-WARP, SCHEDULERS, BANK_BYTES = 32, 4, 128
+WARP, SCHEDULERS = 32, 4
 
 
 class Limits(NamedTuple):

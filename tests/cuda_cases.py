@@ -24,8 +24,8 @@ SEVERAL_BLOCKS = correlation_geometry((2, 9, 8, 5), 3, 70, padding="same")
 CORRELATIONS.append({"geometry": SEVERAL_BLOCKS, "activation": formulas.TANH})
 # A first layer whose filters are written four at a time, which leave a part of the block's unused.
 CORRELATIONS.append({"geometry": correlation_geometry((1, 5, 6, 1), 3, 12), "activation": formulas.LINEAR})
-# Sums long enough for two blocks to share them, of which one has fewer kernel rows.
-SHARED_SUMS = {"geometry": correlation_geometry((1, 3, 3, 30), 3, 5, padding="same"), "activation": formulas.RELU}
+# Sums long enough for several blocks to share them, of which one has fewer kernel rows.
+SHARED_SUMS = {"geometry": correlation_geometry((1, 3, 3, 18), (5, 3), 5, padding="same"), "activation": formulas.RELU}
 CORRELATIONS.append(SHARED_SUMS)
 _DEPTHWISE = [_CORRELATIONS["depthwise, vectors"], _CORRELATIONS["depthwise, strides"]]
 POOLINGS = [{"geometry": geometry} for geometry in _POOLS.values()]
@@ -68,6 +68,15 @@ CASES = {
         matrices=MATRICES,
     ),
     **dict.fromkeys(("softmax", "sparse_softmax_cross_entropy", "sparse_accuracy"), MORE_MATRICES),
+    # Then phases that blocks share, of which some have fewer kernel rows and some none; phases that nobody saw, before
+    # dilated ones; and groups whose filters are turned four at a time.
+    "correlate2d_gradient_input": [
+        *CORRELATIONS,
+        {"geometry": correlation_geometry((1, 4, 5, 9), 3, 64, 2, padding="same"), "activation": formulas.RELU},
+        {"geometry": correlation_geometry((1, 5, 4, 9), 1, 256, 2), "activation": formulas.LINEAR},
+        {"geometry": correlation_geometry((1, 8, 9, 9), 3, 4, 2, 1, dilation=4), "activation": formulas.LINEAR},
+        {"geometry": correlation_geometry((1, 5, 4, 16), 3, 16, 2, groups=2), "activation": formulas.RELU},
+    ],
     # The geometries that matter to it, for few kernels, which take long to compile.  Then several blocks of entries and
     # pixels enough for several chunks; channels and filters four at a time; a thread for each weight, several chunks.
     "correlate2d_gradient_filters": [

@@ -18,7 +18,9 @@ GEOMETRY = correlation_geometry((1, 10, 13, 12), (4, 3), 68, padding="same")
 CASE = {"geometry": GEOMETRY, "activation": formulas.RELU}
 
 
-@pytest.mark.parametrize("tile", tiles.FILTER_FRAGMENT_TILES, ids=lambda tile: f"{tile.rows}x{tile.columns}")
+@pytest.mark.parametrize(
+    "tile", tiles.FILTER_FRAGMENT_TILES, ids=lambda tile: f"{tile.rows}x{tile.columns} of {tile.threads}"
+)
 def test_every_tile_on_tensor_cores(tile, monkeypatch):
     monkeypatch.setattr(tiles, "FILTER_FRAGMENT_TILES", (tile,))
     correlate_filters._plan.cache_clear()
@@ -48,6 +50,8 @@ WIDTHS = {
         ("128x64", "wide", (7, 5)),
         ("64x64", "wide", (8, 6)),
         ("128x32", "wide", (8, 6)),
+        ("192x64", "wide", (8, 6)),
+        ("96x64", "wide", (8, 6)),
         ("32x32", "wide", (7, 5)),
         ("128x128", "scalar channels", (8, 6)),
         ("64x64", "scalar filters", (7, 5)),
@@ -55,7 +59,8 @@ WIDTHS = {
     ],
 )
 def test_every_tile(size, widths, capability, monkeypatch):
-    choices = "FILTER_TILES" if widths == "wide" else "FILTER_SCALAR_TILES"
+    wide = "FILTER_TILES" if capability < (8, 0) else "FILTER_COPIED_TILES"
+    choices = wide if widths == "wide" else "FILTER_SCALAR_TILES"
     [tile] = [tile for tile in getattr(tiles, choices) if f"{tile.rows}x{tile.columns}" == size]
     monkeypatch.setattr(tiles, choices, (tile,))
     correlate_filters._plan.cache_clear()
@@ -133,6 +138,28 @@ UNCOUNTABLE = [
 @pytest.mark.parametrize("geometry", COUNTABLE + UNCOUNTABLE, ids=lambda g: "x".join(map(str, g.input_shape)))
 def test_what_32_bits_count(geometry):
     assert correlate_filters._countable(geometry) == (geometry in COUNTABLE)
+
+
+def test_every_tile_is_chosen():
+    def chosen(choices, entries, filters, pixels=128 * 56 * 56, multiprocessors=84):
+        layers = tiles.blocks_for(pixels, tiles.SMALLEST_CHUNK)
+        tile = tiles.filter_tile(choices, entries, filters, layers, multiprocessors)
+        return tile.rows, tile.columns, tile.threads
+
+    copied = tiles.FILTER_COPIED_TILES
+    assert chosen(copied, 9 * 64, 64) == (192, 64, 192)
+    assert chosen(copied, 9 * 32, 64) == (96, 64, 96)
+    assert chosen(copied, 64, 64) == (64, 64, 64)
+    assert chosen(copied, 128, 32) == (128, 32, 64)
+    assert chosen(copied, 1024, 64) == (128, 64, 128)
+    assert chosen(copied, 1024, 128) == (128, 128, 256)
+    # So few pixels that most of a GPU would have nothing to do: tiles of fewer sums for each thread.
+    assert chosen(copied, 1024, 64, pixels=128) == (32, 32, 32)
+    fragments = tiles.FILTER_FRAGMENT_TILES
+    assert chosen(fragments, 1024, 64, multiprocessors=132) == (128, 64, 128)
+    assert chosen(fragments, 576, 64, multiprocessors=132) == (64, 64, 64)
+    assert chosen(fragments, 1024, 64, 128, multiprocessors=132) == (64, 64, 128)
+    assert chosen(fragments, 64, 32, multiprocessors=132) == (64, 32, 32)
 
 
 def test_chunks_fill_whole_rounds():

@@ -25,7 +25,8 @@ MODULES = (
 
 # Functions of the table that show what a kernel, or a function that kernels share, does.
 SHOWN_BY = {
-    "correlation_product": ["correlate2d"],
+    "correlation_product": ["correlate2d", "correlate2d_gradient_input"],
+    "phase_of": ["correlate2d_gradient_input"],
     "next_place": ["correlate2d"],
     "cells_inside": ["correlate2d"],
     "place_patches": ["correlate2d"],
@@ -158,7 +159,7 @@ def calls(name):
     if name.startswith("correlate2d"):
         shown = {
             "correlate2d": [*SHOWING, 1, 4, 7, -2],
-            "correlate2d_gradient_input": [*SHOWING, 6, 10],
+            "correlate2d_gradient_input": [*SHOWING, 6, 10, -5],
             "correlate2d_gradient_filters": [0, 5, 6, 8, 9, 10],
             "correlate2d_max_pool2d": [0, -1],
         }

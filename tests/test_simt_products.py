@@ -9,6 +9,7 @@ import pytest
 import reference
 from gpuconv.kernels import formulas
 from gpuconv.kernels.cuda import correlate, product, tiles, toolkit
+from gpuconv.kernels.cuda.phases import hull_of
 from gpuconv.kernels.geometry import correlation_geometry
 from kernel_checks import CHECKS, Data
 from simt import Counters, Gpu
@@ -66,7 +67,7 @@ def test_channels_one_by_one_and_filters_four_at_a_time(monkeypatch, tile):
     assert counters.bank_conflicts() == 0
 
 
-@pytest.mark.parametrize("tile", tiles.REGISTER_TILES, ids=lambda tile: f"{tile.rows}x{tile.columns}")
+@pytest.mark.parametrize("tile", tiles.REGISTER_TILES, ids=lambda tile: f"{tile.rows}x{tile.columns} of {tile.threads}")
 def test_accesses_are_of_four_numbers_and_meet_in_no_bank(monkeypatch, tile):
     counters = Counters()
     run(monkeypatch, tile, QUADS, ASYNCHRONOUS, counters)
@@ -93,13 +94,14 @@ def test_channels_and_filters_that_are_no_multiples(monkeypatch, capability):
 def test_every_tile_is_chosen():
     def chosen(pixels, filters, channels=32, multiprocessors=132):
         tile = tiles.register_tile(tiles.REGISTER_TILES, pixels, filters, 1, channels, multiprocessors)
-        return tile.rows, tile.columns
+        return tile.rows, tile.columns, tile.threads
 
-    assert chosen(128 * 56 * 56, 128) == (128, 128)
-    assert chosen(128 * 56 * 56, 128, channels=12) == (128, 64)  # its addresses take too many registers
-    assert chosen(128 * 56 * 56, 64) == (128, 64)
-    assert chosen(128 * 15 * 15, 32) == (128, 32)
-    assert chosen(64 * 33, 64, multiprocessors=40) == (64, 64)
+    assert chosen(128 * 56 * 56, 128) == (128, 128, 256)
+    assert chosen(128 * 56 * 56, 128, channels=12) == (128, 64, 128)  # its addresses take too many registers
+    assert chosen(128 * 56 * 56, 64) == (128, 64, 128)
+    assert chosen(128 * 15 * 15, 32) == (128, 32, 64)
+    assert chosen(64 * 161, 64, multiprocessors=40) == (64, 64, 64)
+    assert chosen(128, 64) == (64, 64, 128)  # few blocks: half the sums for each thread
 
 
 def test_entries_are_split_by_shapes_alone():
@@ -109,8 +111,19 @@ def test_entries_are_split_by_shapes_alone():
     assert split((128, 56, 56, 64), 3, 64) is None  # tiles enough
     assert split((100, 1, 1, 10), 1, 10) is None  # sums too short
     assert split((8, 6, 6, 64), 3, 64) == tiles.Split(3, 1, 0)
-    assert split((100, 1, 1, 576), 1, 64) == tiles.Split(4, 1, 144)
+    assert split((100, 1, 1, 240), 1, 64) is None  # not worth a second launch
+    assert split((100, 1, 1, 256), 1, 64) == tiles.Split(4, 1, 64)
+    assert split((100, 1, 1, 576), 1, 64) == tiles.Split(9, 1, 64)
     assert split((128, 56, 56, 16), 7, 64) == tiles.Split(2, 4, 0)  # more cells than a mask has bits
+
+
+def test_phases_that_a_grid_has_no_room_for():
+    def is_suited(strides):
+        g = correlation_geometry((1, 4, 5, 9), 1, 12, strides)
+        return product.is_suited(hull_of(g), np.float32, g)
+
+    assert is_suited((255, 257))
+    assert not is_suited((256, 256))
 
 
 def test_sums_that_blocks_share_lie_further_apart_than_32_bits_count(monkeypatch):

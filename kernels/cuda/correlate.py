@@ -9,9 +9,9 @@ each group of channels::
     dfilters, dbias   patch entries a, b, c filters f    output pixels n, i, j
 
 `product` has the kernels of the first, and says how they work.  The second is a product of the same kind, or several,
-one for each of its `phases`.  A first kernel turns the filters and, unless the layer is linear, multiplies dy by the
-activation's slope, which else each of the ``kernel_height kernel_width`` patches that an output lies in would do again,
-in the way of asynchronous copies.
+one for each of its `phases`, all in one launch.  A first kernel turns the filters and, unless the layer is linear,
+multiplies dy by the activation's slope, which else each of the ``kernel_height kernel_width`` patches that an output
+lies in would do again, in the way of asynchronous copies.
 
 `correlate_filters` has the third, `correlate_first` the first for pictures of few channels and `narrow` the second;
 `depthwise` has all for channels that do not mix, and `direct` what else is too narrow for tiles.
@@ -28,8 +28,8 @@ from . import depthwise, direct, narrow, product, tiles, toolkit
 from .correlate_filters import correlate2d_gradient_filters  # noqa: F401 (offered here)
 from .correlate_first import correlate_first, suits
 from .formulas import inline
-from .instructions import divide, load, move, store, store4
-from .phases import phase_place, phases_of
+from .instructions import divide, load, load4, move, store, store4
+from .phases import hull_of, phase_place
 from .slopes import dz4_if, dz_if
 from .toolkit import cuda
 
@@ -65,28 +65,25 @@ def correlate2d(x, filters, bias, geometry, activation, alpha, y):
 
 def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
     """``dx``, the gradient by the input, from that by the output."""
-    phases = phases_of(geometry)
+    # With strides, all phases at once.
+    phased = None if (geometry.stride_height, geometry.stride_width) == (1, 1) else geometry
+    largest = hull_of(geometry)
     g = int32_geometry(geometry)
 
     def in_tiles():
         slopes = 0 if activation == LINEAR else _multiple_of_4(dy.size)
         sums_begin = slopes + _multiple_of_4(filters.size)
-        workspace = toolkit.workspace(
-            sums_begin + max(product.sums_size(phase.geometry) for phase in phases), np.float32
-        )
+        workspace = toolkit.workspace(sums_begin + product.sums_size(largest, phased), np.float32)
         turned, sums = toolkit.address(workspace, slopes), toolkit.address(workspace, sums_begin)
         dz = toolkit.address(workspace if slopes else dy)
         addresses = [toolkit.address(array) for array in (dy, y, filters)]
         width = tiles.row_width(np.float32, dy.size, *addresses[:2], dz) if slopes else 1
         vectors = dy.size // width if slopes else 0
-        blocks, threads = tiles.element_grid(vectors + filters.size)
-        kernel = _prepare_kernel(int(activation), width)
+        filter_width = 4 if g.out_channels // g.groups % 4 == 0 and toolkit.is_aligned(addresses[2]) else 1
+        blocks, threads = tiles.element_grid(vectors + filters.size // filter_width)
+        kernel = _prepare_kernel(int(activation), width, filter_width)
         toolkit.launch(kernel, blocks, threads, *addresses, g, np.float32(alpha), np.int32(vectors), dz, turned)
-        for phase in phases:
-            product.multiply(
-                dz, toolkit.address(workspace, slopes + phase.first_filter), None, phase.geometry, LINEAR, 0,
-                toolkit.address(dx, phase.first_pixel), sums, phase.places if phase.scattered else None,
-            )  # fmt: skip
+        product.multiply(dz, turned, None, largest, LINEAR, 0, toolkit.address(dx), sums, phased)
 
     def directly():
         arrays = (toolkit.flat(array) for array in (dy, y, filters))
@@ -103,7 +100,7 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
         toolkit.attempt(toolkit.variant(f"{name} of few channels", geometry), of_few_channels, directly)
     elif dx.dtype == np.float32 and depthwise.suits(geometry):
         toolkit.attempt(toolkit.variant(f"{name} of channels by themselves", geometry), by_channels, directly)
-    elif _countable(dy, filters) and all(product.is_suited(phase.geometry, dx.dtype) for phase in phases):
+    elif _countable(dy, filters) and product.is_suited(largest, dx.dtype, phased):
         toolkit.attempt(toolkit.variant(f"{name} in register tiles", geometry), in_tiles, directly)
     else:
         directly()
@@ -122,17 +119,18 @@ _phase_place = inline(phase_place)
 
 
 @functools.cache
-def _prepare_kernel(activation, width):
+def _prepare_kernel(activation, width, filter_width):
     """The kernel of ``dz = dy * slope``, `width` numbers a thread, and of the filters of each phase, turned.
 
-    Its first `vectors` threads have the one, none if the layer is linear; the others have a weight each, neighbouring
-    threads neighbouring channels of the turned filters.
+    Its first `vectors` threads have the one, none if the layer is linear; the others have a cell and a channel of
+    `filter_width` neighbouring filters each, neighbouring threads neighbouring channels of the turned filters.
     """
 
     @cuda.jit(cache=True)
     def prepare_gradient(dy, y, filters, g, alpha, vectors, dz, turned):
         group_channels, group_filters = divide(g.channels, g.groups), divide(g.out_channels, g.groups)
-        count = int32(vectors + g.kernel_height * g.kernel_width * group_channels * g.out_channels)
+        filter_vectors = divide(g.out_channels, int32(filter_width))
+        count = int32(vectors + g.kernel_height * g.kernel_width * group_channels * filter_vectors)
         i = int32(cuda.grid(1))
         while i < count:
             if i < vectors:
@@ -144,8 +142,8 @@ def _prepare_kernel(activation, width):
             else:
                 rest = divide(int32(i - vectors), group_channels)
                 channel = int32(i - vectors - rest * group_channels)
-                cell = divide(rest, g.out_channels)
-                f = int32(rest - cell * g.out_channels)
+                cell = divide(rest, filter_vectors)
+                f = int32((rest - cell * filter_vectors) * filter_width)
                 a = divide(cell, g.kernel_width)
                 b = int32(cell - a * g.kernel_width)
                 first_row, rows, row = _phase_place(a, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top)
@@ -155,8 +153,16 @@ def _prepare_kernel(activation, width):
                 group = divide(f, group_filters)
                 place = first_row * g.kernel_width + rows * first_column + row * columns + column
                 place = (place * group_filters + f - group * group_filters) * g.channels + channel
-                source = (cell * group_channels + channel) * g.out_channels + f
-                store(move(turned, int32(place + group * group_channels)), load(move(filters, int32(source))))
+                target = move(turned, int32(place + group * group_channels))
+                source = move(filters, int32((cell * group_channels + channel) * g.out_channels + f))
+                if filter_width == 4:
+                    first, second, third, fourth = load4(source)
+                    store(target, first)
+                    store(move(target, g.channels), second)
+                    store(move(target, int32(2 * g.channels)), third)
+                    store(move(target, int32(3 * g.channels)), fourth)
+                else:
+                    store(target, load(source))
             i = int32(i + cuda.gridsize(1))
 
     return prepare_gradient

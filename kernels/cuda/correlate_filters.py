@@ -20,19 +20,21 @@ The tiled kernel (float32).  The result is small, its sums are long::
       16 pixels
 
 There is room for two pairs of strips: the next one is fetched while this one is multiplied, so that one barrier for 16
-pixels is enough.  The thread that fetched a number of dy multiplies it by the activation's slope, and adds it to the
-gradient of the bias.  From compute capability 8.0 on, x, dy and y come by asynchronous copies, and a thread finishes
-what it has copied of dy halfway through the multiplication, on tensor cores after it.  y lies in a strip of its own;
-one is enough, since only the thread that copied it reads it.  Shared memory: 40 KB for 128 x 128, below the 48 KB that
-every GPU gives.  On 7.5 they come through registers; to have few of these wait for memory, in two halves of 8 pixels
-each.
+pixels is enough; in tiles of 192 and 96 entries, which waste nothing of windows of 3 x 3 cells, for 12.  The thread
+that fetched a number of dy multiplies it by the activation's slope, and adds it to the gradient of the bias.  From
+compute capability 8.0 on, x, dy and y come by asynchronous copies, and a thread finishes what it has copied of dy
+halfway through the multiplication, on tensor cores after it.  y lies in a strip of its own; one is enough, since only
+the thread that copied it reads it.  Shared memory: 40 KB for 128 x 128, below the 48 KB that every GPU gives.  On 7.5
+they come through registers; to have few of these wait for memory, in two halves of 8 pixels each.
 
 Where three products on tensor cores take the place of one (`product.fragments_of`), a warp multiplies strips of 64
-entries and 32 filters, which are fetched in the same way.
+entries and 32 filters, which are fetched in the same way; of 32 entries, where there are fewer blocks than a GPU has
+multiprocessors, so that as many pixels take a warp about half as long.
 
 Which pixel a thread fetches next follows from the last one by additions alone (`next_pixel`), where dividing its number
 by the picture's extents would take several times as many instructions.  Still it costs as much as two or three
-accesses: so a thread fetches several entries and filters of few pixels, in 128 x 64 and larger tiles of one of the 16.
+accesses: so a thread fetches several entries and filters of few pixels, in 96 x 64 and larger tiles of one of the 12 or
+16.
 
 Memory traffic.  Where channels and filters are multiples of 4, all global accesses but those of biases are of 16 bytes,
 and neighbouring threads access neighbouring ones.  For 128 x 128 sums, 256 numbers are fetched for a pixel, with y 384:
@@ -40,10 +42,10 @@ and neighbouring threads access neighbouring ones.  For 128 x 128 sums, 256 numb
 conflicts.
 
 What bounds it.  Multiply-adds, where there are channels and filters enough: for 1024 of them a thread executes 64 reads
-of shared memory and 75 to 90 other instructions in the larger tiles, of which 24 are for ReLU's slope and the bias.  On
-tensor cores, for 96 of their instructions a warp executes 12 reads of shared memory, 112 instructions that split
-factors, 64 that add, and 64 to 140 others; the tensor cores need longer for theirs.  In a network's first layer,
-reading dy and y.
+of shared memory and 75 to 90 other instructions in the larger tiles, of which 16 to 24 are for ReLU's slope and the
+bias; in tiles of 96 x 64, of which 32 are, 108.  On tensor cores, for 96 of their instructions a warp executes 12 reads
+of shared memory, 112 instructions that split factors, 64 that add, and 64 to 140 others; the tensor cores need longer
+for theirs.  In a network's first layer, reading dy and y.
 
 Where channels do not mix, `depthwise` has the sums of chunks.  The direct kernel, for float64 and other groups of few
 channels or filters, has a thread for each filter weight and chunk of pixels, which reads two or three numbers for each
@@ -95,8 +97,8 @@ SMALLEST_GROUP = 8
 # So many pixels past the last a thread may be at: a step of all tiles is shorter.
 PIXELS_PAST = 64
 SUM_THREADS = tiles.CHUNK_SUM_THREADS
-# A row above all pictures, even from that many rows on, and a pixel past all chunks.
-NO_ROW, NO_PIXEL = -(1 << 29), 1 << 30
+# A row above all pictures, even from that many rows on.
+NO_ROW = -(1 << 29)
 
 
 def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias):
@@ -195,10 +197,13 @@ def _plan(g, patch_width, filter_width, copying, sloped, capability, multiproces
     if patch_width == filter_width == 4:
         # Always with the precision of float32.
         fragments = fragments_of("float32", capability, min(entries, pixels), group_filters)
-    choices = tiles.FILTER_TILES if fragments is None else tiles.FILTER_FRAGMENT_TILES
+    choices = tiles.FILTER_COPIED_TILES if copying else tiles.FILTER_TILES
+    if fragments is not None:
+        choices = tiles.FILTER_FRAGMENT_TILES
     if 1 in (patch_width, filter_width):
         choices = tiles.FILTER_SCALAR_TILES
-    tile = tiles.filter_tile(choices, entries, group_filters)
+    layers = g.groups * tiles.blocks_for(pixels, tiles.SMALLEST_CHUNK)
+    tile = tiles.filter_tile(choices, entries, group_filters, layers, multiprocessors)
     row_blocks, column_blocks = tiles.product_blocks(tile, entries, group_filters)
     t = _layout(tile, patch_width, filter_width, copying, sloped, fragments)
     resident = tiles.resident_blocks(tile, 4 * t.shared_size, capability, multiprocessors)
@@ -661,8 +666,6 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
         target = pin(move(base, order * stride + lane * patch_width))
         to_filters = int32(rows + lane * (filter_width - patch_width))
         own_values = pin(move(base, t.values_begin + order * t.values_stride + lane * filter_width))
-        if own_entry >= p.entries:
-            order = int32(NO_PIXEL)
 
         # What it multiplies.
         lane = int32(thread % t.lanes)

@@ -70,10 +70,14 @@ from .instructions import (
     store,
     store4,
 )
+from .phases import phase_cells
 from .toolkit import cuda
 
 # Groups of fewer filters would leave most columns of a tile empty.
 NARROW_GROUP = 8
+
+# A grid has so many blocks at most along its last axis.
+MOST_LAYERS = 65535
 
 # Where three products on tensor cores take the place of one: see `fragments_of`.
 THREE_PRODUCTS_PAY, FEWEST_ENTRIES, FEWEST_FILTERS = ((8, 0), (9, 0)), 64, 32
@@ -93,8 +97,14 @@ class Problem(NamedTuple):
         `advance`, and by `next_column` or `next_row` more where the channels or the kernel columns overflow.
     filter_step
         From one row of filters that a thread fetches to the next.
-    y_split, y_picture, y_row, y_column
-        How far apart lie the results of two splits and, if results are scattered, pictures, rows and columns.
+    y_split
+        How far apart lie the results of two splits.
+    layers
+        Groups, or splits: how many blocks have the same pixels and filters of their phase.
+
+    The problem of all phases at once has the outputs of all of them, and the cells, strides, dilation and padding of
+    the correlation whose gradient this is; `phase_dilation` is the dilation of each.  `phase_of` makes of it the
+    problem of one.
     """
 
     pixels: int
@@ -127,13 +137,13 @@ class Problem(NamedTuple):
     next_row: int
     filter_step: int
     y_split: int
-    y_picture: int
-    y_row: int
-    y_column: int
+    layers: int
+    phase_dilation_height: int
+    phase_dilation_width: int
 
 
 @functools.lru_cache(maxsize=4096)
-def problem_of(g, depth, entry_step, split=None, places=(0, 0, 0)):
+def problem_of(g, depth, entry_step, split=None, phased=None):
     """The problem of a correlation's geometry.
 
     Parameters
@@ -142,28 +152,32 @@ def problem_of(g, depth, entry_step, split=None, places=(0, 0, 0)):
     depth, entry_step : int
         Of the layout.
     split : tiles.Split, optional
-    places : (int, int, int)
-        How far pictures, rows and columns of a scattered result lie apart.
+    phased : Geometry, optional
+        Of a correlation with strides: the problem is that of all phases of its gradient, of which g is the hull.
     """
     group_channels, group_filters = g.channels // g.groups, g.out_channels // g.groups
-    pixels = g.batch * g.out_height * g.out_width
-    entries = g.kernel_height * g.kernel_width * group_channels
     rows, channels = (split.rows, split.channels) if split else (g.kernel_height, 0)
+    layers = split.count if split else g.groups
     step_cells, step_channels = divmod(depth, group_channels)
     step_rows, step_columns = divmod(step_cells, g.kernel_width)
     column, row = g.dilation_width * g.channels, g.dilation_height * g.width * g.channels
+    split_entries, out_height, out_width, of = rows * g.kernel_width * group_channels, g.out_height, g.out_width, g
+    if phased:
+        split_entries, out_height, out_width, of = rows * group_channels, phased.height, phased.width, phased
+    pixels = g.batch * out_height * out_width
     numbers = (
-        pixels, g.out_height, g.out_width,
+        pixels, out_height, out_width,
         g.height, g.width, g.channels,
-        g.kernel_height, g.kernel_width, g.stride_height, g.stride_width, g.dilation_height, g.dilation_width,
-        g.pad_top, g.pad_left,
+        of.kernel_height, of.kernel_width, of.stride_height, of.stride_width, of.dilation_height, of.dilation_width,
+        of.pad_top, of.pad_left,
         group_channels, group_filters, g.out_channels,
-        entries, rows, 0 if channels else rows, channels, channels or rows * g.kernel_width * group_channels,
+        g.kernel_height * g.kernel_width * group_channels, rows, 0 if channels else rows, channels,
+        channels or split_entries,
         step_cells, step_columns, step_channels,
         step_rows * row + step_columns * column + step_channels,
         column - group_channels, row - g.kernel_width * column,
         entry_step * g.out_channels,
-        pixels * g.out_channels if split else 0, *places,
+        pixels * g.out_channels if split else 0, layers, g.dilation_height, g.dilation_width,
     )  # fmt: skip
     return Problem(*map(np.int32, numbers))
 
@@ -236,6 +250,61 @@ def layout_of(tile, patch_width, filter_width, whole, fragments=False):
         warp_rows=tile.lanes_down * tile.thread_rows, warp_columns=tile.lanes_across * tile.thread_columns,
         column_step=tile.lanes_across * 4, thread_sums=tile.thread_sums,
     )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------
+# phases
+
+
+_phase_cells = inline(phase_cells)
+
+
+@inline
+def phase_extents(p, phase):
+    """Rows and columns of a picture that a phase has, how many pixels these are in all, and its first row and column.
+
+    `p` is the problem of all phases.
+    """
+    first_row = divide(phase, p.stride_width)
+    first_column = int32(phase - first_row * p.stride_width)
+    rows = divide(int32(p.out_height - first_row + p.stride_height - 1), p.stride_height)
+    columns = divide(int32(p.out_width - first_column + p.stride_width - 1), p.stride_width)
+    pictures = divide(p.pixels, int32(p.out_height * p.out_width))
+    return rows, columns, int32(pictures * rows * columns), first_row, first_column
+
+
+@inline
+def phase_of(p, phase):
+    """The problem of a phase, and how many numbers of the turned filters belong to earlier ones."""
+    rows, columns, pixels, first_row, first_column = phase_extents(p, phase)
+    rows_before, kernel_height, _, pad_top = _phase_cells(
+        first_row, p.kernel_height, p.stride_height, p.dilation_height, p.pad_top
+    )
+    columns_before, kernel_width, _, pad_left = _phase_cells(
+        first_column, p.kernel_width, p.stride_width, p.dilation_width, p.pad_left
+    )
+    cells_before = int32(rows_before * p.kernel_width + kernel_height * columns_before)
+    entries = int32(kernel_height * kernel_width * p.group_channels)
+    kernel_height, kernel_width = int32(kernel_height), int32(kernel_width)
+    if entries == 0:
+        kernel_height, kernel_width = int32(1), int32(1)  # nobody saw these pixels: there is nothing to multiply
+    column, row = int32(p.next_column + p.group_channels), int32(p.phase_dilation_height * p.width * p.channels)
+    step_rows = divide(p.step_cells, kernel_width)
+    step_columns = int32(p.step_cells - step_rows * kernel_width)
+    problem = Problem(
+        pixels, rows, columns,
+        p.height, p.width, p.channels,
+        kernel_height, kernel_width, int32(1), int32(1), p.phase_dilation_height, p.phase_dilation_width,
+        int32(pad_top), int32(pad_left),
+        p.group_channels, p.group_filters, p.out_channels,
+        entries, p.mask_rows, p.split_rows, p.split_channels, int32(p.split_entries * kernel_width),
+        p.step_cells, step_columns, p.step_channels,
+        int32(step_rows * row + step_columns * column + p.step_channels),
+        p.next_column, int32(row - kernel_width * column),
+        p.filter_step,
+        p.y_split, p.layers, p.phase_dilation_height, p.phase_dilation_width,
+    )  # fmt: skip
+    return problem, int32(cells_before * p.group_channels * p.out_channels)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -468,10 +537,13 @@ def fragment_corner(thread, t):
 
 @inline
 def store_tile(
-    sums, offsets, bias, y, p, t, first_pixel, pixel_step, first_filter, group, activation, biased, scattered, alpha
+    sums, offsets, bias, y, p, t, first_pixel, pixel_step, first_filter, group, phase, activation, biased, phased, alpha
 ):
     """Apply bias and activation to a thread's sums, row by row, and write them."""
-    filters = offsets.shape[0]
+    filters, pixels = offsets.shape[0], p.pixels
+    if phased:
+        rows, columns, pixels, phase_row, phase_column = phase_extents(p, phase)
+        y = move(y, int32((phase_row * p.out_width + phase_column) * p.out_channels))
     for q in range(filters):
         offsets[q] = np.float32(0)
         if biased:
@@ -479,11 +551,12 @@ def store_tile(
             offsets[q] = load_if(f < p.group_filters, move(bias, int32(group * p.group_filters + f)))
     for first in range(0, t.thread_sums, filters):
         pixel = int32(first_pixel + first // filters * pixel_step)
-        if pixel < p.pixels:
+        if pixel < pixels:
             place = int32(pixel * p.out_channels)
-            if scattered:
-                picture, row, column = pixel_place(pixel, p.out_height, p.out_width)
-                place = int32(picture * p.y_picture + row * p.y_row + column * p.y_column)
+            if phased:
+                picture, row, column = pixel_place(pixel, rows, columns)
+                line = picture * p.out_height + row * p.stride_height
+                place = int32((line * p.out_width + column * p.stride_width) * p.out_channels)
             for q in range(filters):
                 sums[first + q] = activate(activation, alpha, sums[first + q] + offsets[q])
             for q in range(0, filters, t.filter_width):
@@ -514,8 +587,8 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
     asynchronous : bool
         Whether strips are copied while the block multiplies, or pass through registers.
     options : (int, bool, bool, bool)
-        The activation, whether there is a bias, whether results are scattered, and whether several blocks share the
-        entries.
+        The activation, whether there is a bias, whether this is the product of all phases of a gradient, and whether
+        several blocks share the entries.
     fragments : int, optional
         How tensor cores multiply: see `instructions.multiply_fragments`.  Default: they do not.
     """
@@ -531,10 +604,10 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
     )
     ahead, in_flight = tile.stages - 1, tile.stages - 2
     # Numba drops what a constant decides against before it compiles it, but not what an item of a tuple does.
-    activation, biased, scattered, shared_out = options
+    activation, biased, phased, shared_out = options
 
     @cuda.jit(cache=True, **toolkit.bounds(tile.threads, tile.blocks))
-    def correlation_product(x, filters, bias, p, alpha, y):
+    def correlation_product(x, filters, bias, all_phases, alpha, y):
         strips = cuda.shared.array(strips_size, np.float32, alignment=ALIGNMENT)
         sums = cuda.local.array(count, np.float32)
         offsets = cuda.local.array(columns, np.float32)
@@ -543,7 +616,12 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
 
         thread = int32(cuda.threadIdx.x)
         first_pixel, first_filter = int32(cuda.blockIdx.x * t.rows), int32(cuda.blockIdx.y * t.columns)
-        group, split = int32(cuda.blockIdx.z), int32(0)
+        group, split, p = int32(cuda.blockIdx.z), int32(0), all_phases
+        if phased:
+            phase = divide(group, all_phases.layers)
+            group = int32(group - phase * all_phases.layers)
+            p, numbers_before = phase_of(all_phases, phase)
+            filters = move(filters, numbers_before)
         first_entry, first_row, first_channel, entries = int32(0), int32(0), int32(0), p.entries
         if shared_out:
             group, split = split, group
@@ -552,6 +630,8 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
             entries = int32(entries - first_entry)
             if entries > p.split_entries:
                 entries = p.split_entries
+        if phased and (entries < 0 or first_pixel >= p.pixels):
+            entries = int32(0)  # past the end of a phase that is not the largest
         tiles_left = divide(int32(entries + (depth - 1)), int32(depth))
 
         # What this thread fetches, and where it puts it.
@@ -649,25 +729,30 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
                 tiles_left = int32(tiles_left - 1)
 
         # The loop needs every register: what only comes after it is computed after it.
+        phase = int32(0)
+        if phased:
+            layer = int32(pin(uint32(cuda.blockIdx.z)))
+            phase = divide(layer, all_phases.layers)
+            layer = int32(layer - phase * all_phases.layers)
+            group, split = (int32(0), layer) if shared_out else (layer, int32(0))
         for _ in range(split):
-            y = move(y, p.y_split)  # one by one, since 32 bits may not hold the sum
+            y = move(y, all_phases.y_split)  # one by one, since 32 bits may not hold the sum
         if on_tensor_cores:
             pixel, f = fragment_corner(same_thread(thread), t)
         else:
             pixel, f = own_corner(same_thread(thread), t)
         first_pixel, first_filter = int32(first_pixel + pixel), int32(first_filter + f)
         store_tile(
-            sums, offsets, bias, y, p, t, first_pixel, row_step, first_filter, group,
-            activation, biased, scattered, alpha,
+            sums, offsets, bias, y, all_phases, t, first_pixel, row_step, first_filter, group, phase,
+            activation, biased, phased, alpha,
         )  # fmt: skip
 
     return correlation_product
 
 
 @functools.cache
-def _sum_splits_kernel(options):
+def _sum_splits_kernel(activation, biased):
     """The kernel that adds the sums of splits, one after another, and does what `store_tile` does else."""
-    activation, biased, scattered, _ = options
 
     @cuda.jit(cache=True)
     def sum_splits(sums, splits, bias, p, alpha, y):
@@ -679,15 +764,10 @@ def _sum_splits_kernel(options):
             for _ in range(1, splits):
                 source = move(source, size)
                 total += load(source)
-            pixel = divide(i, p.out_channels)
-            f = int32(i - pixel * p.out_channels)
-            place = i
-            if scattered:
-                picture, row, column = pixel_place(pixel, p.out_height, p.out_width)
-                place = int32(picture * p.y_picture + row * p.y_row + column * p.y_column + f)
             if biased:
+                f = int32(i - divide(i, p.out_channels) * p.out_channels)
                 total += load(move(bias, f))
-            store(move(y, place), activate(activation, alpha, total))
+            store(move(y, i), activate(activation, alpha, total))
             i = int32(i + cuda.gridsize(1))
 
     return sum_splits
@@ -697,12 +777,12 @@ def _sum_splits_kernel(options):
 # launching them
 
 
-def is_suited(g, dtype):
+def is_suited(g, dtype, phased=None):
     """Whether these kernels compute a correlation: float32, a window whose rows a mask can hold, groups not too narrow.
 
     What is left are gradient checks, which need no speed, and depthwise correlations, for which `direct` is better.
     """
-    if dtype != np.float32 or g.kernel_width > tiles.MASK_BITS:
+    if dtype != np.float32 or g.kernel_width > tiles.MASK_BITS or _layers(g, phased) > MOST_LAYERS:
         return False
     few = g.out_channels // g.groups < NARROW_GROUP
     return g.groups == 1 or not (few or g.kernel_height * g.kernel_width > tiles.MASK_BITS)
@@ -733,13 +813,28 @@ def fragments_of(precision, capability, entries, filters):
     return TF32 if precision == "tf32" else BFLOAT16
 
 
-def sums_size(g):
+def sums_size(g, phased=None):
     """How many numbers of workspace `multiply` needs."""
-    split = tiles.split(g)
-    return split.count * g.batch * g.out_height * g.out_width * g.out_channels if split else 0
+    split = _split(g, phased)
+    pixels = phased.height * phased.width if phased else g.out_height * g.out_width
+    return split.count * g.batch * pixels * g.out_channels if split else 0
 
 
-def multiply(x, filters, bias, g, activation, alpha, y, sums=None, places=None):
+def _split(g, phased):
+    return tiles.split(g, _phases(phased))
+
+
+def _phases(phased):
+    return phased.stride_height * phased.stride_width if phased else 1
+
+
+def _layers(g, phased):
+    """How many blocks a tile of pixels and filters has."""
+    split = _split(g, phased)
+    return (split.count if split else g.groups) * _phases(phased)
+
+
+def multiply(x, filters, bias, g, activation, alpha, y, sums=None, phased=None):
     """Launch the product of a correlation.
 
     Parameters
@@ -751,14 +846,15 @@ def multiply(x, filters, bias, g, activation, alpha, y, sums=None, places=None):
         As in the table.
     sums : address, optional
         Of a workspace of `sums_size` numbers, if that is not 0.
-    places : (int, int, int), optional
-        How far pictures, rows and columns of y lie apart, if they do not follow one another.
+    phased : Geometry, optional
+        Of a correlation with strides: y is its gradient by the input, from x, which is dz, and the filters of its
+        phases one after another; g is the `phases.hull_of` it.
     """
     group_channels, group_filters = g.channels // g.groups, g.out_channels // g.groups
     patch_width = 4 if group_channels % 4 == 0 and toolkit.is_aligned(x) else 1
     filter_width = 4 if group_filters % 4 == 0 and all(map(toolkit.is_aligned, (filters, y))) else 1
-    pixels, split = g.batch * g.out_height * g.out_width, tiles.split(g)
-    layers = split.count if split else g.groups
+    pixels, split = g.batch * g.out_height * g.out_width, _split(g, phased)
+    layers = _layers(g, phased)
     capability = toolkit.compute_capability()
     asynchronous = capability >= (8, 0)
     choices, fragments = tiles.REGISTER_TILES if patch_width == 4 else tiles.SCALAR_TILES, None
@@ -767,19 +863,22 @@ def multiply(x, filters, bias, g, activation, alpha, y, sums=None, places=None):
         fragments = fragments_of(get_precision(), capability, entries, group_filters)
     if fragments is not None:
         choices = tiles.THREE_PRODUCT_TILES if fragments == THREE_TF32 else tiles.FRAGMENT_TILES
+    if phased:
+        choices = tuple(tile for tile in choices if tile.threads < 256)  # the largest has no registers for phases
     tile = tiles.register_tile(choices, pixels, group_filters, layers, group_channels, toolkit.multiprocessors())
     tile = tile if asynchronous else tile.staged()
     whole = patch_width == 4 and group_channels % tile.depth == 0
     tile = tile.roomier() if fragments == THREE_TF32 and not whole else tile
-    options = int(activation), bias is not None, places is not None, split is not None
+    options = int(activation), bias is not None, phased is not None, split is not None
     layout = layout_of(tile, patch_width, filter_width, whole, fragments is not None)
-    p = problem_of(g, layout.depth, layout.entry_step, split, places or (0, 0, 0))
+    p = problem_of(g, layout.depth, layout.entry_step, split, phased)
     alpha, bias = np.float32(alpha), x if bias is None else bias
 
     blocks = (tiles.blocks_for(pixels, tile.rows), tiles.blocks_for(group_filters, tile.columns), layers)
-    inner = (0, False, False, True) if split else options
+    inner = (0, False, phased is not None, True) if split else options
     kernel = product_kernel(tile, patch_width, filter_width, whole, asynchronous, inner, fragments)
     toolkit.launch(kernel, blocks, (tile.threads,), x, filters, bias, p, alpha, sums if split else y)
     if split:
-        blocks, threads = tiles.element_grid(pixels * g.out_channels)
-        toolkit.launch(_sum_splits_kernel(options), blocks, threads, sums, np.int32(split.count), bias, p, alpha, y)
+        blocks, threads = tiles.element_grid(int(p.pixels) * g.out_channels)
+        kernel = _sum_splits_kernel(*options[:2])
+        toolkit.launch(kernel, blocks, threads, sums, np.int32(split.count), bias, p, alpha, y)

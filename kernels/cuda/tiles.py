@@ -101,13 +101,13 @@ class ColumnTile(NamedTuple):
 
 
 if SIMULATED:
-    SPLIT_TILE, MOST_SPLIT_BLOCKS, SPLIT_ENTRIES = 8, 4, 24
+    LEAST_SPLIT, SPLIT_TILE, MOST_SPLIT_BLOCKS, SPLIT_ENTRIES = 48, 8, 4, 24
     REGISTER_TILES = (RegisterTile(16, 16, 8, 3, 4, 8, 4, 2, 1), RegisterTile(8, 8, 4, 2, 2, 4, 4, 2, 1))
     SCALAR_TILES = (RegisterTile(8, 8, 8, 2, 2, 4, 4, 2, 1),)
     THREE_PRODUCT_TILES = FRAGMENT_TILES = (RegisterTile(16, 32, 16, 2, 2, 8, 8, 4, 1),)
     ELEMENT_THREADS, MOST_ELEMENT_BLOCKS = 8, 3
     FILTER_TILES = (RegisterTile(16, 8, 8, 2, 4, 4, 2, 2, 1), RegisterTile(8, 8, 4, 2, 4, 4, 2, 2, 1))
-    FILTER_SCALAR_TILES = FILTER_TILES
+    FILTER_COPIED_TILES = FILTER_SCALAR_TILES = FILTER_TILES
     FILTER_FRAGMENT_TILES = (RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 1),)
     CHUNK_THREADS, SMALLEST_CHUNK, CHUNK_COST = 16, 16, 16
     CHUNK_SUM_THREADS, CHUNK_SUM_LANES = 8, (2, 4)
@@ -118,13 +118,16 @@ if SIMULATED:
     COLUMN_THREADS, COLUMNS_OF_BLOCK, COLUMN_BLOCKS, LEAST_COLUMN_ROWS = 8, 4, 4, 8
     SUM_THREADS, SUM_BLOCKS, SUM_ROUNDS = 8, 3, 4
 else:
-    # Sums are split if tiles of this size are fewer than so many, but not below so many entries.
-    SPLIT_TILE, MOST_SPLIT_BLOCKS, SPLIT_ENTRIES = 64, 128, 128
+    # Sums of at least so many entries are split if tiles of this size are fewer than so many, but not below so many
+    # entries: a second launch must be worth it.
+    LEAST_SPLIT, SPLIT_TILE, MOST_SPLIT_BLOCKS, SPLIT_ENTRIES = 256, 64, 128, 64
+    # The last one has half the sums for each thread, for grids of few blocks.
     REGISTER_TILES = (
         RegisterTile(128, 128, 16, 2, 8, 8, 8, 4, 2),
         RegisterTile(128, 64, 16, 3, 8, 8, 8, 4, 2),
         RegisterTile(64, 64, 16, 3, 8, 8, 8, 4, 4),
         RegisterTile(128, 32, 8, 4, 8, 8, 8, 4, 4),
+        RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3),
     )
     # For channels that are fetched one by one: more threads to a tile, each with fewer of its addresses to keep.
     SCALAR_TILES = (RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3), RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3))
@@ -149,6 +152,13 @@ else:
         RegisterTile(128, 32, 16, 2, 8, 8, 8, 4, 6),
         RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 16),
     )
+    # Where strips are copied: windows of 3 x 3 cells have entries in multiples of 96 and 192, so that nothing of these
+    # tiles is wasted, and a thread fetches one of the 12 pixels of a strip.
+    FILTER_COPIED_TILES = (
+        *FILTER_TILES,
+        RegisterTile(192, 64, 12, 2, 8, 8, 4, 8, 2),
+        RegisterTile(96, 64, 12, 2, 8, 8, 4, 8, 4),
+    )
     # For what is fetched one by one: square ones, or a thread would have too many addresses to keep; and registers for
     # those that it has, by fewer blocks.
     FILTER_SCALAR_TILES = (
@@ -156,11 +166,12 @@ else:
         FILTER_TILES[2]._replace(blocks=4),
         RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 12),
     )
-    # For tensor cores, by warps of 64 x 32 sums.
+    # For tensor cores, by warps of 64 x 32 sums; of 32 x 32 where there are few blocks.
     FILTER_FRAGMENT_TILES = (
         RegisterTile(128, 64, 16, 2, 8, 8, 8, 4, 2),
         RegisterTile(64, 64, 16, 2, 8, 8, 8, 4, 4),
         RegisterTile(64, 32, 16, 2, 8, 8, 8, 4, 8),
+        RegisterTile(64, 64, 16, 2, 4, 8, 8, 4, 3),
     )
     # Gradients by filters: pixels are cut, without tiles until the grid has about this many threads, but not below this
     # many pixels; to begin a chunk, and to write and to add its sums, takes as long as about so many pixels.
@@ -187,9 +198,9 @@ else:
 def register_tile(choices, pixels, filters, layers, channels, multiprocessors):
     """The tile in which the busiest multiprocessor has least to do.
 
-    Its work is the sums of its share of the blocks, of which those of ragged tiles are wasted; with fewer than 8
-    warps it works more slowly.  Of equal tiles the one that wastes least is taken.  The order of sums is the same in
-    all tiles, so that the choice changes no result.
+    Its work is the sums of its share of the blocks, of which those of ragged tiles are wasted, and for each term of
+    these what a thread reads; with fewer than 8 warps it works more slowly.  Of equal tiles the one that wastes least
+    is taken.  The order of sums is the same in all tiles, so that the choice changes no result.
 
     Parameters
     ----------
@@ -207,29 +218,34 @@ def register_tile(choices, pixels, filters, layers, channels, multiprocessors):
     def cost(tile):
         blocks = blocks_for(pixels, tile.rows) * blocks_for(filters, tile.columns) * layers
         own, size = blocks_for(blocks, multiprocessors), tile.rows * tile.columns
-        return own * size / min(1, own * tile.threads / 256), blocks * size
+        reads = 1 / tile.thread_rows + 1 / tile.thread_columns
+        return own * size * (1 + reads) / min(1, own * tile.threads / 256), blocks * size
 
     fitting = [tile for tile in choices if (tile.threads < 256 and tile.depth <= 16) or channels % tile.depth == 0]
     return min(fitting, key=cost)
 
 
 @functools.lru_cache(maxsize=4096)
-def split(g):
+def split(g, phases=1):
     """How blocks share the entries of a correlation's patches, or None if each has all of them.
 
     They do if the window has more cells than a mask has bits, or if even small tiles are too few for a GPU and the
-    sums are long.  Fixed by the shapes alone, so that the order of every sum is.
+    sums are long.  Fixed by the shapes alone, so that the order of every sum is.  There are as many such products as
+    `phases`, none of them larger.
     """
     cells, channels = g.kernel_height * g.kernel_width, g.channels // g.groups
     if g.groups > 1 or g.kernel_width > MASK_BITS:
         return None
-    blocks = blocks_for(g.batch * g.out_height * g.out_width, SPLIT_TILE) * blocks_for(g.out_channels, SPLIT_TILE)
-    wanted = min(blocks_for(MOST_SPLIT_BLOCKS, blocks), cells * channels // SPLIT_ENTRIES)
+    pixels = g.batch * g.out_height * g.out_width
+    blocks = phases * blocks_for(pixels, SPLIT_TILE) * blocks_for(g.out_channels, SPLIT_TILE)
+    wanted = 1
+    if cells * channels >= LEAST_SPLIT:
+        wanted = min(blocks_for(MOST_SPLIT_BLOCKS, blocks), cells * channels // SPLIT_ENTRIES)
     if cells == 1:
-        part = blocks_for(blocks_for(channels, max(1, wanted)), 16) * 16
+        part = blocks_for(blocks_for(channels, wanted), 16) * 16
         count = blocks_for(channels, part)
         return Split(count, 1, part) if count > 1 else None
-    rows = max(1, min(blocks_for(g.kernel_height, max(1, wanted)), MASK_BITS // g.kernel_width))
+    rows = max(1, min(blocks_for(g.kernel_height, wanted), MASK_BITS // g.kernel_width))
     count = blocks_for(g.kernel_height, rows)
     return Split(count, rows, 0) if count > 1 else None
 
@@ -333,13 +349,27 @@ def blocks_for(count, size):
     return -(-int(count) // size)
 
 
-def filter_tile(choices, entries, filters):
-    """The tile for a gradient by filters: the one whose blocks cost least, work on what does not exist included."""
+def filter_tile(choices, entries, filters, layers, multiprocessors):
+    """The tile for a gradient by filters in which the busiest multiprocessor has least to do.
+
+    As `register_tile`, but that chunks share out the work so finely that no whole blocks are counted.
+
+    Parameters
+    ----------
+    choices : tuple of RegisterTile
+    entries, filters : int
+        Of a group.
+    layers : int
+        How many such products there are, at most: groups times chunks of pixels.
+    multiprocessors : int
+    """
 
     def cost(tile):
         row_blocks, column_blocks = product_blocks(tile, entries, filters)
+        own = max(1, row_blocks * column_blocks * layers / multiprocessors)
         # A number that is fetched costs as much as about 8 multiply-adds.
-        return row_blocks * column_blocks * (tile.rows * tile.columns + 8 * (tile.rows + tile.columns))
+        size = tile.rows * tile.columns + 8 * (tile.rows + tile.columns)
+        return own * size / min(1, own * tile.threads / 256)
 
     return min(choices, key=cost)
 
