@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from gpuconv.kernels.cpu import builders, simd, sliding, stored
+from gpuconv.kernels.cpu import builders, processor, simd, sliding, stored, vectors
 from llvmlite import binding
 from numba import njit, types
 
@@ -84,14 +84,21 @@ def all_targets():
     binding.initialize_all_asmprinters()
 
 
+def compile_for(kind, module, monkeypatch):
+    """Have a module's tiles made for a kind of registers, and return the shape that goes with it."""
+    for user in (module, builders, vectors):
+        for name, figure in (("REGISTER_BYTES", processor.SHAPES[kind][0]), ("FUSED", kind != "SSE2")):
+            if hasattr(user, name):
+                monkeypatch.setattr(user, name, figure)
+    return processor.SHAPES[kind]
+
+
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("form", ["wide", "widest", "narrow", "lanewise"])
 @pytest.mark.parametrize("kind", TARGETS)
 def test_sums_stay_in_registers(kind, form, bits, monkeypatch):
     triple, processor, multiply_add, stack = TARGETS[kind]
-    bytes_, wide_rows, widest_rows, narrow_rows, lanewise_rows = simd.SHAPES[kind]
-    monkeypatch.setattr(simd, "REGISTER_BYTES", bytes_)
-    monkeypatch.setattr(simd, "FUSED", kind != "SSE2")
+    _, wide_rows, widest_rows, narrow_rows, lanewise_rows = compile_for(kind, simd, monkeypatch)
     rows, vectors = {
         "wide": (wide_rows, 2),
         "widest": (widest_rows, 3),
@@ -113,9 +120,7 @@ def test_sums_stay_in_registers(kind, form, bits, monkeypatch):
 @pytest.mark.parametrize("kind", TARGETS)
 def test_sums_of_sliding_tiles_stay_in_registers(kind, pixels, bits, monkeypatch):
     triple, processor, multiply_add, stack = TARGETS[kind]
-    for module in (simd, sliding):
-        monkeypatch.setattr(module, "REGISTER_BYTES", simd.SHAPES[kind][0])
-    monkeypatch.setattr(builders, "FUSED", kind != "SSE2")
+    compile_for(kind, sliding, monkeypatch)
     number = types.float32 if bits == 32 else types.float64
     lines = inner_loop(*one_sliding_tile(sliding._tile(pixels), number), triple, processor)
     assert sum(bool(re.search(multiply_add[bits], line)) for line in lines) == pixels * sliding.TAPS
@@ -128,11 +133,7 @@ def test_sums_of_sliding_tiles_stay_in_registers(kind, pixels, bits, monkeypatch
 @pytest.mark.parametrize("kind", TARGETS)
 def test_sums_of_stored_tiles_stay_in_registers(kind, form, bits, column_step, monkeypatch):
     triple, processor, multiply_add, stack = TARGETS[kind]
-    bytes_, wide_rows, _, narrow_rows, _ = simd.SHAPES[kind]
-    for module in (simd, stored):
-        monkeypatch.setattr(module, "REGISTER_BYTES", bytes_)
-    for module in (builders, stored):
-        monkeypatch.setattr(module, "FUSED", kind != "SSE2")
+    _, wide_rows, _, narrow_rows, _ = compile_for(kind, stored, monkeypatch)
     rows, vectors = {"wide": (wide_rows, stored.PANEL_VECTORS), "narrow": (narrow_rows, 1)}[form]
     number = types.float32 if bits == 32 else types.float64
     tile = stored._tile(rows, vectors, unrolled=form == "wide")
@@ -145,5 +146,8 @@ def test_sums_of_stored_tiles_stay_in_registers(kind, form, bits, column_step, m
 
 
 def test_the_shape_is_that_of_this_processor():
-    shape = simd.REGISTER_BYTES, simd.WIDE_ROWS, simd.WIDEST_ROWS, simd.NARROW_ROWS, simd.LANEWISE_ROWS
-    assert shape in simd.SHAPES.values()
+    shape = [
+        getattr(processor, name)
+        for name in ("REGISTER_BYTES", "WIDE_ROWS", "WIDEST_ROWS", "NARROW_ROWS", "LANEWISE_ROWS")
+    ]
+    assert tuple(shape) in processor.SHAPES.values()

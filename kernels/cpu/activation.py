@@ -17,9 +17,9 @@ from .fetching import fetch
 from .formulas import clip_relu, clip_relu_slope
 from .local import local_array
 from .rows import LANE_SUMS, ROWS_AT_ONCE, exponentials_of_rows, scale_rows
-from .simd import lanes_of
 from .streaming import PIECE, PIECE_ROOM, finish_streaming, is_streamed, stream
 from .threads import share
+from .vectors import lanes_of
 from .views import part
 from .workspace import LINE_BYTES
 

@@ -3,7 +3,7 @@
 from llvmlite import ir
 from numba.core import cgutils
 
-from .simd import FUSED
+from .processor import FUSED
 
 _I32 = ir.IntType(32)
 

@@ -39,9 +39,10 @@ from .epilogue import NO_WINDOW, finish, make_dz
 from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
 from .pool import largest_of_windows
 from .prepared import prepared
+from .processor import REGISTER_BYTES
 from .product import pack_panel, panel_start, product, product_lanewise
-from .simd import REGISTER_BYTES, lanes_of
 from .threads import share
+from .vectors import lanes_of
 from .views import part
 from .workspace import NO_WINNERS, ones, workspace
 

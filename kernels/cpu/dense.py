@@ -34,9 +34,10 @@ from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
 from .plan import Tables
 from .prepared import prepared
+from .processor import REGISTER_BYTES, WIDE_ROWS
 from .product import lanes, pack_panel, panel_start, panels, product
-from .simd import REGISTER_BYTES, WIDE_ROWS, add_vector, copy_vector, lanes_of
 from .threads import WORKERS, share
+from .vectors import add_vector, copy_vector, lanes_of
 from .workspace import workspace, zeros
 
 # From so many rows on, copying B into panels costs less than it saves; so it does for a few tiles' rows, if the rows of

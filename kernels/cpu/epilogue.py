@@ -11,7 +11,8 @@ from ..formulas import LINEAR, RELU
 from .builders import constant, spread
 from .compiling import INNER
 from .formulas import activate, slope_from_value
-from .simd import REGISTER_BYTES, vectors_of
+from .processor import REGISTER_BYTES
+from .vectors import vectors_of
 from .views import part
 
 NO_WINDOW = 0, 0

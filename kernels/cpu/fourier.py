@@ -48,9 +48,10 @@ from . import views
 from .builders import keep_loop, multiply_add, spread
 from .compiling import INNER, KERNEL
 from .image import copy_part
+from .processor import REGISTER_BYTES
 from .product import lanes
-from .simd import REGISTER_BYTES, copy_vector, lanes_of, turn_square, vectors_of
 from .threads import WORKERS, share
+from .vectors import copy_vector, lanes_of, turn_square, vectors_of
 from .workspace import LINE_BYTES, workspace
 
 # Numbers of the largest block, whose scratch memory every worker keeps: 4 MB in float32.

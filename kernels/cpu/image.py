@@ -41,8 +41,9 @@ from numba.extending import intrinsic
 from . import views
 from .builders import keep_loop, multiply_add, spread
 from .compiling import INNER, KERNEL
-from .simd import REGISTER_BYTES, WIDE_ROWS, lanes_of
+from .processor import REGISTER_BYTES, WIDE_ROWS
 from .threads import WORKERS, share
+from .vectors import lanes_of
 from .workspace import LINE_BYTES, workspace
 
 # Shape of a tile.  Processors with 32 vector registers, which are those whose tiles of products are taller, hold four

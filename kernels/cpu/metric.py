@@ -6,7 +6,7 @@ from numba import njit
 from .compiling import INNER, KERNEL
 from .local import local_array
 from .rows import FEW_COLUMNS, MOST_LANES, argmax_of_rows, row_argmax
-from .simd import lanes_of
+from .vectors import lanes_of
 
 
 @njit(**INNER)

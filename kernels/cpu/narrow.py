@@ -34,8 +34,8 @@ from .compiling import INNER, KERNEL
 from .epilogue import multiply_by_slope
 from .plan import Tables, phases_by_strides
 from .prepared import prepared
+from .processor import REGISTER_BYTES, WIDE_ROWS
 from .product import lanes, pack_panel, product, product_lanewise
-from .simd import REGISTER_BYTES, WIDE_ROWS
 from .threads import WORKERS, share
 from .workspace import LINE_BYTES, ones, workspace, zeros
 

@@ -30,10 +30,11 @@ from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
 from .fetching import fetch_to_read, fetch_to_write
 from .prepared import both_directions
+from .processor import NARROW_ROWS, WIDE_ROWS
 from .product import lanes, pack_panel, panel_start, panels
-from .simd import NARROW_ROWS, WIDE_ROWS, lanes_of
 from .stored import MOST_ROWS, PANEL_VECTORS, stored_narrow_tile, stored_wide_tile
 from .threads import WORKERS, share
+from .vectors import lanes_of
 from .views import part
 from .workspace import LINE_BYTES
 

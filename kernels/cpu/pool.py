@@ -20,8 +20,9 @@ from .compiling import INNER, KERNEL
 from .elementary import select
 from .local import local_array
 from .prepared import prepared
-from .simd import REGISTER_BYTES, vectors_of
+from .processor import REGISTER_BYTES
 from .threads import share
+from .vectors import vectors_of
 
 # Channels that are summed up at a time.
 LINE = 1024

@@ -12,20 +12,9 @@ import numpy as np
 from numba import njit
 
 from .compiling import INNER
-from .simd import (
-    LANEWISE_ROWS,
-    NARROW_ROWS,
-    REGISTER_BYTES,
-    WIDE_ROWS,
-    WIDEST_ROWS,
-    copy_vector,
-    lanes_of,
-    lanewise_tile,
-    narrow_tile,
-    turn_square,
-    wide_tile,
-    widest_tile,
-)
+from .processor import LANEWISE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS
+from .simd import lanewise_tile, narrow_tile, wide_tile, widest_tile
+from .vectors import copy_vector, lanes_of, turn_square
 
 # Bytes of a B that stays in the first-level cache.
 NEAR_BYTES = 1 << 14

@@ -18,7 +18,7 @@ from .elementary import select
 from .fetching import fetch
 from .local import local_array
 from .prepared import prepared
-from .simd import REGISTER_BYTES
+from .processor import REGISTER_BYTES
 from .streaming import finish_streaming, is_streamed, stream
 from .threads import share
 from .views import part

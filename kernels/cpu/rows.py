@@ -26,7 +26,8 @@ from .builders import constant, keep_loop, spread
 from .compiling import INNER
 from .elementary import emit_scaled_exp_of_negative
 from .local import local_array
-from .simd import REGISTER_BYTES, lanes_of, turn_square, vectors_of
+from .processor import REGISTER_BYTES
+from .vectors import lanes_of, turn_square, vectors_of
 
 # Columns of a matrix whose rows `argmax_of_rows` takes by vectors, at most; lanes of any processor; both together.
 FEW_COLUMNS, MOST_LANES = 32, 16

@@ -31,32 +31,13 @@ registers nor this shape.  It is LLVM's own vector language, so that the same so
 plain SSE; only the shape of the tile comes from the processor.
 """
 
-import contextlib
-
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-_triple, _, _features = cpu_target.target_context.codegen().magic_tuple()
-_features = set(_features.split(","))
-_ARM = _triple.startswith(("aarch64", "arm64"))
-
-# Bytes of a vector register, and rows of the wide, the widest, the narrow and the lanewise tile: as many as leave all
-# sums, and the addresses of all rows, in registers.  The gradient of depthwise 3 x 3 filters has nine rows.
-SHAPES = {
-    "AVX-512": (64, 6, 4, 8, 9),
-    "AVX2": (32, 6, 4, 8, 9),
-    "NEON": (16, 12, 8, 12, 9),
-    "SSE2": (16, 6, 3, 8, 9),
-}
-
-_KIND = "NEON" if _ARM else "AVX-512" if "+avx512f" in _features else "AVX2" if "+avx2" in _features else "SSE2"
-REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS, NARROW_ROWS, LANEWISE_ROWS = SHAPES[_KIND]
-
-# Whether a multiply-add is one instruction; where it is not, LLVM's fma would be a call of the C library.
-FUSED = _ARM or "+fma" in _features
+from .builders import keep_loop, multiply_add, spread
+from .processor import FUSED, LANEWISE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS
 
 # Columns of A and rows of B that may share one offset each: see `product.in_fours`.
 FOUR = 4
@@ -120,15 +101,6 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False):
 
     def _emit(builder, number, size, values, pointers):
         vector = ir.VectorType(number, REGISTER_BYTES // size)
-        suffix = f"v{vector.count}f{8 * size}"
-        fused = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.{suffix}"
-        )
-
-        def multiply_add(factor, other, addend):
-            if FUSED:
-                return builder.call(fused, [factor, other, addend])
-            return builder.fadd(builder.fmul(factor, other), addend)
 
         def load(pointer, step):
             place = builder.bitcast(builder.gep(pointer, [step]), vector.as_pointer())
@@ -138,11 +110,8 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False):
             place = builder.bitcast(builder.gep(pointer, [step]), vector.as_pointer())
             builder.store(value, place, align=size)
 
-        def spread(value):
-            empty = ir.Constant(vector, ir.Undefined)
-            first = builder.insert_element(empty, value, ir.Constant(ir.IntType(32), 0))
-            everywhere = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
-            return builder.shuffle_vector(first, empty, everywhere)
+        def everywhere(pointer, step):
+            return spread(builder, builder.load(builder.gep(pointer, [step])), vector.count)
 
         def offset(table, place):
             return builder.load(builder.gep(pointers[table], [place]))
@@ -166,47 +135,33 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False):
             for place in line:
                 builder.store(zero, place)
 
-        def row_of_b(shift):
-            b_row = builder.gep(b_first, [shift])
-            return [load(b_row, step) for step in b_steps]
+        def add_columns(first, end, count, together):
+            """Add the products of columns of A with rows of B, so many in a turn of the loop.
 
-        def add_column(shift, b_values):
-            """Add the products of a column of A with a row of B."""
-            for a_row, line in zip(a_rows, sums, strict=True):
-                a_value = load(a_row, shift) if lanewise else spread(builder.load(builder.gep(a_row, [shift])))
-                for b_value, place in zip(b_values, line, strict=True):
-                    builder.store(multiply_add(a_value, b_value, builder.load(place)), place)
-
-        @contextlib.contextmanager
-        def columns_from(first, end, count):
+            `together`: they lie side by side, so that one offset of each table serves all.
+            """
             with cgutils.for_range_slice(builder, first, end, ir.Constant(_I64, count), intp=_I64) as (k, _):
-                yield k
-                # An instruction that may not be doubled, and takes no time: LLVM would unroll the loop and run out of
-                # registers.
-                kind = ir.FunctionType(ir.VoidType(), [])
-                stay = cgutils.get_or_insert_function(builder.module, kind, "llvm.sideeffect")
-                builder.call(stay, [], attrs=("convergent",))
+                for number in range(count):
+                    place = k if together else builder.add(k, ir.Constant(_I64, number))
+                    further = number if together else 0
+                    b_shift = builder.add(offset("b_rows", place), ir.Constant(_I64, further * 2 * vector.count))
+                    b_row = builder.gep(b_first, [b_shift])
+                    b_values = [load(b_row, step) for step in b_steps]
+                    shift = builder.add(offset("columns", place), ir.Constant(_I64, further))
+                    for a_row, line in zip(a_rows, sums, strict=True):
+                        a_value = load(a_row, shift) if lanewise else everywhere(a_row, shift)
+                        for b_value, total in zip(b_values, line, strict=True):
+                            builder.store(multiply_add(builder, a_value, b_value, builder.load(total)), total)
+                keep_loop(builder)
 
         depth, begin = values["depth"], ir.Constant(_I64, 0)
-        counts = (1,)
         if unrolled and FUSED:
-            counts = 2, 1
-            whole = builder.and_(depth, ir.Constant(_I64, -FOUR))
-            whole = builder.select(values["fours"], whole, begin)
-            with columns_from(begin, whole, FOUR) as k:
-                b_row, shift = offset("b_rows", k), offset("columns", k)
-                for number in range(FOUR):
-                    further = ir.Constant(_I64, number * 2 * vector.count)
-                    b_values = row_of_b(builder.add(b_row, further))
-                    add_column(builder.add(shift, ir.Constant(_I64, number)), b_values)
+            whole = builder.select(values["fours"], builder.and_(depth, ir.Constant(_I64, -FOUR)), begin)
+            add_columns(begin, whole, FOUR, together=True)
             begin = whole
-        for count in counts:
+        for count in (2, 1) if unrolled and FUSED else (1,):
             end = builder.and_(depth, ir.Constant(_I64, -count))
-            with columns_from(begin, end, count) as k:
-                for number in range(count):
-                    place = builder.add(k, ir.Constant(_I64, number))
-                    b_values = row_of_b(offset("b_rows", place))
-                    add_column(offset("columns", place), b_values)
+            add_columns(begin, end, count, together=False)
             begin = end
 
         totals = [[builder.load(place) for place in line] for line in sums]
@@ -222,7 +177,7 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False):
             with finishing:
                 bias = builder.gep(pointers["bias"], [values["bias_origin"]])
                 bias_values = [load(bias, step) for step in bias_steps]
-                floor = spread(values["floor"])
+                floor = spread(builder, values["floor"], vector.count)
                 for c_row, line in zip(c_rows, totals, strict=True):
                     for step, total, addend in zip(c_steps, line, bias_values, strict=True):
                         result = builder.fadd(total, addend)
@@ -241,96 +196,3 @@ wide_tile = _tile(WIDE_ROWS, 2, unrolled=True)
 widest_tile = _tile(WIDEST_ROWS, 3)
 narrow_tile = _tile(NARROW_ROWS, 1)
 lanewise_tile = _tile(LANEWISE_ROWS, 1, lanewise=True)
-
-
-@intrinsic
-def lanes_of(typing, array):
-    """Numbers of the array's type in a vector: a constant, which ``REGISTER_BYTES // array.itemsize`` is not."""
-
-    def code(context, builder, signature, arguments):
-        return ir.Constant(_I64, REGISTER_BYTES // (array.dtype.bitwidth // 8))
-
-    return types.intp(array), code
-
-
-def vectors_of(context, builder, kind, value, like=None):
-    """Functions that read a vector from a place of an array, and write one.
-
-    Parameters
-    ----------
-    kind, value : Numba type and LLVM value of the array
-    like : Numba type of an array, optional
-        The vector has as many numbers as one of this array; default: `kind`.
-    """
-    lanes = REGISTER_BYTES // ((like or kind).dtype.bitwidth // 8)
-    vector = ir.VectorType(context.get_value_type(kind.dtype), lanes)
-    data = context.make_array(kind)(context, builder, value).data
-
-    def pointer(place):
-        return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
-
-    def read(place):
-        return builder.load(pointer(place), align=kind.dtype.bitwidth // 8)
-
-    def write(numbers, place):
-        builder.store(numbers, pointer(place), align=kind.dtype.bitwidth // 8)
-
-    return read, write
-
-
-@intrinsic
-def copy_vector(typing, source, place, target, into):
-    """``target[into : into + LANES] = source[place : place + LANES]``."""
-
-    def code(context, builder, signature, arguments):
-        read, _ = vectors_of(context, builder, source, arguments[0])
-        _, write = vectors_of(context, builder, target, arguments[2])
-        write(read(arguments[1]), arguments[3])
-        return context.get_dummy_value()
-
-    return types.void(source, types.intp, target, types.intp), code
-
-
-@intrinsic
-def add_vector(typing, source, place, target, into):
-    """``target[into : into + LANES] += source[place : place + LANES]``."""
-
-    def code(context, builder, signature, arguments):
-        read, _ = vectors_of(context, builder, source, arguments[0])
-        read_target, write = vectors_of(context, builder, target, arguments[2])
-        write(builder.fadd(read_target(arguments[3]), read(arguments[1])), arguments[3])
-        return context.get_dummy_value()
-
-    return types.void(source, types.intp, target, types.intp), code
-
-
-@intrinsic
-def turn_square(typing, source, place, step, target, into, target_step):
-    """A square of LANES x LANES numbers, turned over.
-
-    ``target[into + i target_step + j] = source[place + j step + i]``
-
-    Eklundh's way: exchange the off-diagonal blocks of halves, then within them, down to single numbers.
-    """
-
-    def code(context, builder, signature, arguments):
-        _, place, step, _, into, target_step = arguments
-        read, _ = vectors_of(context, builder, source, arguments[0])
-        _, write = vectors_of(context, builder, target, arguments[3])
-        count = REGISTER_BYTES // (source.dtype.bitwidth // 8)
-        rows = [read(builder.add(place, builder.mul(step, ir.Constant(_I64, i)))) for i in range(count)]
-        half = count // 2
-        while half:
-            upper = [i if not i & half else i - half + count for i in range(count)]
-            lower = [i + half if not i & half else i + count for i in range(count)]
-            masks = [ir.Constant(ir.VectorType(ir.IntType(32), count), mask) for mask in (upper, lower)]
-            for i in range(count):
-                if not i & half:
-                    pair = rows[i], rows[i + half]
-                    rows[i], rows[i + half] = (builder.shuffle_vector(*pair, mask) for mask in masks)
-            half //= 2
-        for i, row in enumerate(rows):
-            write(row, builder.add(into, builder.mul(target_step, ir.Constant(_I64, i))))
-        return context.get_dummy_value()
-
-    return types.void(source, types.intp, types.intp, target, types.intp, types.intp), code

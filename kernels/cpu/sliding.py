@@ -44,10 +44,11 @@ from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
 from .fetching import emit_fetch
 from .prepared import both_directions
+from .processor import REGISTER_BYTES
 from .product import lanes
-from .simd import REGISTER_BYTES, lanes_of, vectors_of
 from .streaming import PAST_CACHES, finish_streaming, stream
 from .threads import WORKERS, share
+from .vectors import lanes_of, vectors_of
 from .views import part
 from .workspace import LINE_BYTES
 

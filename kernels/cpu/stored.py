@@ -12,7 +12,8 @@ from numba.extending import intrinsic
 
 from .builders import keep_loop, multiply_add, pin, spread
 from .compiling import INNER
-from .simd import FUSED, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, lanes_of, vectors_of
+from .processor import FUSED, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS
+from .vectors import lanes_of, vectors_of
 
 # Vectors of a panel.
 PANEL_VECTORS = 2

@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 
 from .builders import keep_loop
 from .compiling import INNER
-from .simd import REGISTER_BYTES
+from .processor import REGISTER_BYTES
 from .workspace import LINE_BYTES
 
 # Results of so many bytes go past the caches: as much as the last-level caches of large processors hold.

@@ -20,7 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .simd import FUSED, REGISTER_BYTES
+from .processor import FUSED, REGISTER_BYTES
 
 FAMILIES = (2, 3), (4, 3), (5, 3), (6, 3), (2, 5), (4, 5)
 

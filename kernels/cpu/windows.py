@@ -38,9 +38,10 @@ from ..formulas import LINEAR, RELU
 from .builders import constant, keep_loop, multiply_add, spread
 from .compiling import INNER, KERNEL
 from .pool import largest_cell, rows_of_task
+from .processor import REGISTER_BYTES
 from .product import lanes
-from .simd import REGISTER_BYTES, lanes_of, vectors_of
 from .threads import share
+from .vectors import lanes_of, vectors_of
 from .views import part
 
 # Terms of a sum up to which this is faster than `correlate`.

@@ -32,9 +32,10 @@ from ..formulas import RELU
 from . import windows
 from .builders import constant, keep_loop, multiply_add, spread
 from .compiling import INNER, KERNEL
+from .processor import REGISTER_BYTES
 from .product import lanes
-from .simd import REGISTER_BYTES, copy_vector, lanes_of, vectors_of
 from .threads import share
+from .vectors import copy_vector, lanes_of, vectors_of
 from .workspace import workspace
 
 # Windows whose sums are complete before they join the slot's, and slots: at most so many.

@@ -64,8 +64,8 @@ from .compiling import INNER, KERNEL
 from .epilogue import NO_WINDOW, finish, make_dz
 from .pool import largest_of_windows
 from .prepared import prepared
+from .processor import WIDE_ROWS
 from .product import lanes, pack_panel, panel_start, panels
-from .simd import WIDE_ROWS, copy_vector, lanes_of
 from .stored import MOST_ROWS, multiply_panel, padded_rows
 from .threads import WORKERS, share
 from .tiles import part_inside, place_of, tile_starts
@@ -77,6 +77,7 @@ from .transforms import (
     transform_input,
     transform_output,
 )
+from .vectors import copy_vector, lanes_of
 from .workspace import NO_WINNERS, workspace, zeros
 
 # ------------------------------------------------------------------ which tile

@@ -23,12 +23,13 @@ from numba import njit
 from .compiling import INNER, KERNEL
 from .epilogue import make_dz
 from .prepared import prepared
+from .processor import WIDE_ROWS
 from .product import lanes, pack_panel, panel_start, panels
-from .simd import WIDE_ROWS, add_vector, lanes_of
 from .stored import MOST_ROWS, multiply_panel, padded_rows
 from .threads import WORKERS, share
 from .tiles import part_inside, place_of, tile_starts
 from .transforms import FAMILIES, transform_filter, transform_gradient, transform_input_gradient
+from .vectors import add_vector, lanes_of
 from .workspace import workspace, zeros
 
 # Bytes of a task's transformed tiles and their products, and tasks that there should be, for several threads.  Tasks

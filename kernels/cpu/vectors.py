@@ -1,0 +1,102 @@
+"""Vectors of numbers, read from arrays and written to them."""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .processor import REGISTER_BYTES
+
+_I64 = ir.IntType(64)
+
+
+@intrinsic
+def lanes_of(typing, array):
+    """Numbers of the array's type in a vector: a constant, which ``REGISTER_BYTES // array.itemsize`` is not."""
+
+    def code(context, builder, signature, arguments):
+        return ir.Constant(_I64, REGISTER_BYTES // (array.dtype.bitwidth // 8))
+
+    return types.intp(array), code
+
+
+def vectors_of(context, builder, kind, value, like=None):
+    """Functions that read a vector from a place of an array, and write one.
+
+    Parameters
+    ----------
+    kind, value : Numba type and LLVM value of the array
+    like : Numba type of an array, optional
+        The vector has as many numbers as one of this array; default: `kind`.
+    """
+    lanes = REGISTER_BYTES // ((like or kind).dtype.bitwidth // 8)
+    vector = ir.VectorType(context.get_value_type(kind.dtype), lanes)
+    data = context.make_array(kind)(context, builder, value).data
+
+    def pointer(place):
+        return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
+
+    def read(place):
+        return builder.load(pointer(place), align=kind.dtype.bitwidth // 8)
+
+    def write(numbers, place):
+        builder.store(numbers, pointer(place), align=kind.dtype.bitwidth // 8)
+
+    return read, write
+
+
+@intrinsic
+def copy_vector(typing, source, place, target, into):
+    """``target[into : into + LANES] = source[place : place + LANES]``."""
+
+    def code(context, builder, signature, arguments):
+        read, _ = vectors_of(context, builder, source, arguments[0])
+        _, write = vectors_of(context, builder, target, arguments[2])
+        write(read(arguments[1]), arguments[3])
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp), code
+
+
+@intrinsic
+def add_vector(typing, source, place, target, into):
+    """``target[into : into + LANES] += source[place : place + LANES]``."""
+
+    def code(context, builder, signature, arguments):
+        read, _ = vectors_of(context, builder, source, arguments[0])
+        read_target, write = vectors_of(context, builder, target, arguments[2])
+        write(builder.fadd(read_target(arguments[3]), read(arguments[1])), arguments[3])
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp), code
+
+
+@intrinsic
+def turn_square(typing, source, place, step, target, into, target_step):
+    """A square of LANES x LANES numbers, turned over.
+
+    ``target[into + i target_step + j] = source[place + j step + i]``
+
+    Eklundh's way: exchange the off-diagonal blocks of halves, then within them, down to single numbers.
+    """
+
+    def code(context, builder, signature, arguments):
+        _, place, step, _, into, target_step = arguments
+        read, _ = vectors_of(context, builder, source, arguments[0])
+        _, write = vectors_of(context, builder, target, arguments[3])
+        count = REGISTER_BYTES // (source.dtype.bitwidth // 8)
+        rows = [read(builder.add(place, builder.mul(step, ir.Constant(_I64, i)))) for i in range(count)]
+        half = count // 2
+        while half:
+            upper = [i if not i & half else i - half + count for i in range(count)]
+            lower = [i + half if not i & half else i + count for i in range(count)]
+            masks = [ir.Constant(ir.VectorType(ir.IntType(32), count), mask) for mask in (upper, lower)]
+            for i in range(count):
+                if not i & half:
+                    pair = rows[i], rows[i + half]
+                    rows[i], rows[i + half] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+            half //= 2
+        for i, row in enumerate(rows):
+            write(row, builder.add(into, builder.mul(target_step, ir.Constant(_I64, i))))
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, types.intp, target, types.intp, types.intp), code
