@@ -1,4 +1,4 @@
-"""Short rows of numbers by vectors: where the maximum is, the sum, and what softmax does to each of their numbers.
+"""Short rows of numbers by vectors: where the maximum is, the sum, what softmax does to each number, and its loss.
 
 LLVM makes loops of several vectors a turn, and leaves rows shorter than that, which ten classes are, to single numbers.
 Here a turn is one vector.  What is left beyond whole vectors goes number by number, or in softmax's functions with a
