@@ -5,8 +5,8 @@ kernel, backward through the layers, penalties, optimiser.  All of it runs on on
 nothing waits for it: losses and metrics add up on the device and are read once an epoch
 (and, for the progress bar, a few times a second).  From the second step on, the kernels are
 called as they were recorded in the first (`recording`), and so are those of evaluation and
-prediction.  Recordings are kept with a batch size's arrays, from call to call of `fit`, for as long
-as nobody has set an attribute of a layer, the optimiser or another part.
+prediction.  Recordings are kept with a batch size's arrays, from call to call of `fit` and of
+`train_on_batch`, for as long as nobody has set an attribute of a layer, the optimiser or another part.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _ALIGNMENT = 32
 _BAR_INTERVAL = 0.5
 _REPEATING_SECONDS = 0.05
 
-# Steps of an epoch below which recording the first is not worth its time.
+# Steps on the same arrays and with the same settings below which recording one is not worth its time.
 _FEWEST_REPEATED = 4
 
 # Attributes of parts that count steps, which the calls of a step follow by themselves.
@@ -410,7 +410,7 @@ class Sequential:
             if shuffle:
                 self._reorder(trained, random.permutation(len(x)))
             with _Progress(epoch, epochs, -(-len(x) // batch_size), verbose) as progress:
-                logs = self._train_epoch(trained, progress)
+                logs = self._train_epoch(self._step, trained, progress)
                 if validated:
                     values = self._evaluate(validated)
                     logs.update({f"val_{name}": value for name, value in values.items()})
@@ -434,7 +434,7 @@ class Sequential:
         self._require_compiled("train_on_batch")
         x, y = self._checked_data(x, y)
         self._bind()
-        logs = self._train_epoch(self._epoch(x, y, len(x)), _Progress(0, 1, 1, 0))
+        logs = self._train_epoch(self._learn, self._only_batch(x, y), _Progress(0, 1, 1, 0))
         return _as_keras(logs, return_dict)
 
     def evaluate(self, x, y, batch_size=None, verbose="auto", return_dict=False):
@@ -470,11 +470,8 @@ class Sequential:
         self._bind()
         samples, order = self.device.from_host(_rows(x)), self._order(np.arange(len(x)))
         outputs = self.device.empty((len(x), int(np.prod(self._output))), self.dtype)
-        epoch = SimpleNamespace(
-            samples=samples, order=order, outputs=outputs, lent=(samples, order, outputs), count=len(x),
-            batch_size=batch_size,
-        )  # fmt: skip
-        for _ in self._steps(self._prediction_step, epoch, self._prediction_repeatable):
+        epoch = _pass(len(x), batch_size, (samples, order, outputs), samples=samples, order=order, outputs=outputs)
+        for _ in self._steps(self._prediction_step, epoch, self._is_prediction_repeatable):
             pass
         return self.device.to_host(outputs).reshape(len(x), *self._output)
 
@@ -534,6 +531,10 @@ class Sequential:
     def _step(self, device, epoch, states, start, place):
         """One step of training, with the samples from place `start` of the epoch's order on."""
         self._gather(device, epoch.data, epoch.order, states, start)
+        self._learn(device, epoch, states, start, place)
+
+    def _learn(self, device, epoch, states, start, place):
+        """One step of training, with the samples that have been gathered."""
         predictions = self._forward(states.x, states, training=True, only_z=self._only_logits)
         self._loss_and_metrics(device, predictions, states)
         self._backward(states.gradient, states)
@@ -556,24 +557,25 @@ class Sequential:
         output = self._forward(states.x, states, training=False)
         device.put(output.reshape(states.batch, -1), start, epoch.outputs)
 
-    def _train_epoch(self, epoch, progress):
+    def _train_epoch(self, step, epoch, progress):
         place = 0
-        repeatable = bool(self._parameters.shape[0]) and _is_own(self.optimizer) and self._evaluation_repeatable
-        for some in self._steps(self._step, epoch, repeatable, training=True):
+        for some in self._steps(step, epoch, self._is_training_repeatable, training=True):
             place += some
             progress.advance(some, functools.partial(self._read, epoch, place))
         return self._read(epoch, place)
 
     def _evaluate(self, epoch):
-        return self._read(epoch, sum(self._steps(self._evaluation_step, epoch, self._evaluation_repeatable)))
+        return self._read(epoch, sum(self._steps(self._evaluation_step, epoch, self._is_evaluation_repeatable)))
 
-    @property
-    def _evaluation_repeatable(self):
-        """Whether batches make the same calls: only the library's own parts do all their work in kernels for sure."""
-        return self._prediction_repeatable and all(map(_is_repeatable, (self.loss, *self._resolved_metrics)))
+    # Whether batches make the same calls: only the library's own parts do all their work in kernels for sure.
 
-    @property
-    def _prediction_repeatable(self):
+    def _is_training_repeatable(self):
+        return bool(self._parameters.shape[0]) and _is_own(self.optimizer) and self._is_evaluation_repeatable()
+
+    def _is_evaluation_repeatable(self):
+        return self._is_prediction_repeatable() and all(map(_is_repeatable, (self.loss, *self._resolved_metrics)))
+
+    def _is_prediction_repeatable(self):
         return all(map(_is_repeatable, self.layers))
 
     def _steps(self, step, epoch, repeatable, training=False):
@@ -585,14 +587,14 @@ class Sequential:
             ``step(device, epoch, states, start=, place=)`` does what is to be done with the samples from `start` on,
             which make batch number `place`.
         epoch : SimpleNamespace
-            With `count`, `batch_size` and `lent`, the arrays that are this pass's own.
-        repeatable : bool
-            Whether batches of one size make the same calls, so that those of the first can be repeated.
+            From `_pass`.
+        repeatable : callable
+            Tells whether batches of one size make the same calls, so that those of the first can be repeated.
         training : bool, default False
         """
         place, count, batch_size = 0, epoch.count, epoch.batch_size
-        if repeatable and count // batch_size >= _FEWEST_REPEATED:
-            for some in self._repeat(step, epoch, training):
+        if count >= batch_size:
+            for some in self._repeat(step, epoch, repeatable, training):
                 place += some
                 yield some
         for start in range(place * batch_size, count, batch_size):
@@ -601,25 +603,36 @@ class Sequential:
             place += 1
             yield 1
 
-    def _repeat(self, step, epoch, training):
-        """Batches of one size, of which the first is recorded, once for many passes, and then repeated."""
+    def _repeat(self, step, epoch, repeatable, training):
+        """Batches of one size, of which the first is recorded, once for many passes, and then repeated.
+
+        None, where they are not repeatable, or too few so far.
+        """
         left, some = epoch.count // epoch.batch_size, 1
-        states = self._states(epoch.batch_size, training)
-        repeat, settings = states.recordings.get(step.__name__, (None, ()))
-        if _same(settings, self._settings()):
-            repeat.restart(epoch.lent)
+        states, settings = self._states(epoch.batch_size, training), self._settings()
+        known = states.recordings.get(step.__name__)
+        if known is None or not _same(known.settings, settings):
+            if not repeatable():
+                return
+            known = states.recordings[step.__name__] = SimpleNamespace(settings=settings, repeat=None)
+        if epoch.known is not known:
+            epoch.known, epoch.taken = known, 0
+        epoch.taken += left
+        if epoch.taken < _FEWEST_REPEATED:
+            return
+        if known.repeat:
+            known.repeat.restart(epoch.lent)
         else:
             counters = {"start": Counter(0, epoch.batch_size), "place": Counter(0)}
             with recording(self.device, self.layers) as recorder:
                 step(recorder, epoch, states, **counters)
             yield 1
             left -= 1
-            repeat = recorder.repetition(epoch.lent)
-            # As they are now: the first step makes the optimiser's moments.
-            states.recordings[step.__name__] = repeat, self._settings()
+            # With settings as they are now: the first step makes the optimiser's moments.
+            known.repeat, known.settings = recorder.repetition(epoch.lent), self._settings()
         while left:
             started = time.perf_counter()
-            repeat(some)
+            known.repeat(some)
             if training:
                 self.optimizer.iterations += some
                 for layer in self.layers:
@@ -650,13 +663,25 @@ class Sequential:
         device, count = self.device, len(x)
         data = SimpleNamespace(x=device.from_host(_rows(x)), y=device.from_host(_rows(y)))
         order = self._order(np.arange(count))
-        # One number a step for loss, metrics and penalty: one array, so that it is read at once.
-        record = device.zeros((2 + len(self._resolved_metrics), -(-count // batch_size)), self.dtype)
-        sums = [record[row] for row in range(record.shape[0])]
-        return SimpleNamespace(
-            data=data, order=order, record=record, sums=sums, lent=(data.x, data.y, order, *sums), count=count,
-            batch_size=batch_size,
-        )  # fmt: skip
+        record, sums = self._room(-(-count // batch_size))
+        return _pass(
+            count, batch_size, (data.x, data.y, order, *sums), data=data, order=order, record=record, sums=sums
+        )
+
+    def _only_batch(self, x, y):
+        """As `_epoch`, for a batch that is gathered here; what stays from call to call is its arrays."""
+        states = self._states(len(x), training=True)
+        if states.only is None:
+            record, sums = self._room(1)
+            states.only = _pass(len(x), len(x), (), record=record, sums=sums)
+        for given, rows in ((x, states.x_rows), (y, states.y_rows)):
+            self.device.copy(self.device.from_host(_rows(given)), rows)
+        return states.only
+
+    def _room(self, steps):
+        """One number a step for loss, metrics and penalty: one array, so that it is read at once, and its rows."""
+        record = self.device.zeros((2 + len(self._resolved_metrics), steps), self.dtype)
+        return record, [record[row] for row in range(record.shape[0])]
 
     def _order(self, numbers):
         return self.device.from_host(numbers.astype(np.int32))
@@ -684,7 +709,7 @@ class Sequential:
             if self.loss is not None:
                 shape, dtype = (self._output[:-1], np.int32) if self.loss.sparse else (self._output, self.dtype)
                 epoch = self._epoch(x, np.zeros((batch, *shape), dtype), batch)
-                self._train_epoch(epoch, _Progress(0, 1, 1, 0))
+                self._train_epoch(self._step, epoch, _Progress(0, 1, 1, 0))
                 self._evaluate(epoch)
             self.predict(x, batch, verbose=0)
 
@@ -789,7 +814,7 @@ class Sequential:
 
     def _plan(self, batch, training):
         first = next((i for i, part in enumerate(self._parts) if _learns(part)), len(self._parts))
-        states = SimpleNamespace(batch=batch, first=first, recordings={})
+        states = SimpleNamespace(batch=batch, first=first, recordings={}, only=None)
         states.parts = [
             part.plan(batch, self._allocator(number, batch), training, training and number > first)
             for number, part in enumerate(self._parts)
@@ -901,6 +926,11 @@ def warmup(model, batch_size=32):
     batch_size = checks.integer("batch_size", batch_size, 1)
     with seldom_collecting():
         model._rehearse(batch_size)
+
+
+def _pass(count, batch_size, lent, **arrays):
+    """A pass over so many samples, in batches; `lent` are those of its arrays that no later one has."""
+    return SimpleNamespace(count=count, batch_size=batch_size, lent=lent, known=None, taken=0, **arrays)
 
 
 def _rows(array):

@@ -458,9 +458,8 @@ class UnknownFlatten(layers.Flatten):
     """A layer that is not the library's own, so that every step of its model is taken in Python."""
 
 
-def run_of_many_layers(flatten, optimizer, seed=3):
-    """A run of several epochs and one of two more steps; its weights, histories and steps."""
-    x = np.random.RandomState(0).uniform(0, 1, (30, 8, 8, 2)).astype(np.float32)
+def many_layers(flatten, optimizer, seed=3):
+    """A model of most kinds of layers."""
     utils.set_random_seed(seed)
     model = models.Sequential()
     model.add(layers.Conv2D(4, 3, padding="same", activation="relu", kernel_regularizer="l2"))
@@ -473,9 +472,15 @@ def run_of_many_layers(flatten, optimizer, seed=3):
     model.add(layers.Dropout(0.2))
     model.add(flatten())
     model.add(layers.Dense(CLASSES, activation="softmax"))
-    optimizer = optimizer()
     model.compile(optimizer, "categorical_crossentropy", ["accuracy", "mse"])
+    return model
+
+
+def run_of_many_layers(flatten, optimizer):
+    """A run of several epochs and one of two more steps; its weights, histories and steps."""
+    x = np.random.RandomState(0).uniform(0, 1, (30, 8, 8, 2)).astype(np.float32)
     labels = np.eye(CLASSES)[np.arange(30) % CLASSES]
+    model = many_layers(flatten, optimizer)
     histories = [
         model.fit(x, labels, batch_size=5, epochs=3, verbose=0, validation_split=0.2, validation_batch_size=1).history,
         model.fit(x[:8], labels[:8], batch_size=4, verbose=0).history,
@@ -485,7 +490,7 @@ def run_of_many_layers(flatten, optimizer, seed=3):
     return model.get_weights(), histories, optimizer.iterations
 
 
-@pytest.mark.parametrize(
+each_optimizer = pytest.mark.parametrize(
     "optimizer",
     [
         lambda: optimizers.SGD(0.05, momentum=0.9, nesterov=True),
@@ -494,15 +499,77 @@ def run_of_many_layers(flatten, optimizer, seed=3):
     ],
     ids=["SGD", "Adam", "RMSprop"],
 )
+
+
+@each_optimizer
 def test_repeated_steps_are_those_taken_in_python(optimizer, recordings):
-    weights, histories, steps = run_of_many_layers(layers.Flatten, optimizer)
+    weights, histories, steps = run_of_many_layers(layers.Flatten, optimizer())
     # Training and validation once for all epochs, but for the last run's two steps; then evaluation and prediction.
     assert len(recordings) == 4
-    again, others, as_many = run_of_many_layers(UnknownFlatten, optimizer)
+    again, others, as_many = run_of_many_layers(UnknownFlatten, optimizer())
     assert len(recordings) == 4
     assert_same_weights(weights, again)
     assert others == histories
     assert as_many == steps == 3 * 5 + 2
+
+
+@each_optimizer
+def test_repeated_batches_are_those_taken_in_python(optimizer, recordings):
+    def run(flatten):
+        model = many_layers(flatten, optimizer())
+        random = np.random.RandomState(1)
+        values, made = [], []
+
+        def train(steps):
+            # Batches of two sizes in turn, some as kernels take them and some not.
+            for _ in range(steps):
+                for count, order, dtype in ((6, "C", np.float32), (5, "F", np.float64)):
+                    x = np.asarray(random.uniform(0, 1, (count, 8, 8, 2)), dtype, order)
+                    y = np.eye(CLASSES, dtype=dtype)[random.randint(0, CLASSES, count)]
+                    given = x.copy(), y.copy()
+                    values.append(model.train_on_batch(x, y))
+                    assert (x == given[0]).all()
+                    assert (y == given[1]).all()
+            made.append(len(recordings))
+
+        train(6)
+        model.set_weights([weight / 2 for weight in model.get_weights()])
+        model.layers[0].variables[1].assign(np.full(4, 0.25))
+        train(2)
+        model.optimizer.learning_rate /= 2
+        train(3)
+        train(2)
+        # Its own arrays, and those of a pass over a data set.
+        values.append(model.evaluate(x_of_both, y_of_both, batch_size=6, verbose=0))
+        values.append(fit(model, x_of_both, y_of_both, batch_size=6, epochs=2)["loss"])
+        train(2)
+        return model, values, made
+
+    x_of_both = np.random.RandomState(2).uniform(0, 1, (13, 8, 8, 2)).astype(np.float32)
+    y_of_both = np.eye(CLASSES)[np.arange(13) % CLASSES]
+    model, values, made = run(layers.Flatten)
+    # Both sizes are recorded once, and once more after the learning rate has changed, but not for three steps.
+    assert made == [2, 2, 2, 4, 5]
+    recordings.clear()
+    again, others, none = run(UnknownFlatten)
+    assert none == [0] * 5
+    assert_same_weights(model, again)
+    assert others == values
+    assert again.optimizer.iterations == model.optimizer.iterations
+
+
+def test_batches_with_other_settings_each_time_are_not_recorded(recordings):
+    runs = []
+    for flatten in (layers.Flatten, UnknownFlatten):
+        utils.set_random_seed(5)
+        model = models.Sequential([layers.Input(X.shape[1:]), flatten(), layers.Dense(CLASSES)])
+        model.compile(optimizers.SGD(0.1), "mse")
+        for step in range(1, 9):
+            model.optimizer.learning_rate = 0.1 / step
+            model.train_on_batch(X, ONE_HOT)
+        runs.append(model.get_weights())
+    assert recordings == []
+    assert_same_weights(*runs)
 
 
 def test_a_recording_serves_later_calls_with_other_data(recordings):
@@ -1178,7 +1245,8 @@ def test_steps_after_the_first_make_no_arrays(monkeypatch):
             layers.ReLU(),
             layers.Dropout(0.2),
             layers.MaxPooling2D(),
-            layers.Flatten(),
+            # Steps are taken in Python, where their calls are counted.
+            UnknownFlatten(),
             layers.Dense(CLASSES, activation="softmax"),
         ]
     )

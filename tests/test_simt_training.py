@@ -86,3 +86,18 @@ def test_training_is_bitwise_repeatable_whatever_the_order_of_warps():
             model.train_on_batch(X[:1], y[:1])
             weights.append(model.get_weights())
     assert [weight.tobytes() for weight in weights[0]] == [weight.tobytes() for weight in weights[1]]
+
+
+def test_batches_given_one_by_one_are_those_of_the_cpu():
+    def run(name):
+        utils.set_random_seed(1)
+        model = models.Sequential([layers.Input((8,)), layers.ReLU(), layers.Dense(2)], device=name)
+        model.compile(optimizers.Adam(0.01), "mse")
+        return [model.train_on_batch(X[some : some + 2, 4, :, 0], X[some : some + 2, 3, :2, 0]) for some in range(6)]
+
+    with Gpu().installed() as gpu:
+        values = run("cuda")
+    # Adam's moments are made by the first step, so that the third is the second with the same settings, and recorded;
+    # those after it are a graph's, whose table counts steps.
+    assert [name for name, _, _ in gpu.launched].count("_advance") == 3
+    np.testing.assert_allclose(values, run("cpu"), rtol=RELATIVE)

@@ -13,9 +13,9 @@ from numba import njit
 from .activation import ROWS_BLOCK, rows_of_task
 from .blocks import FORMULA
 from .compiling import INNER, KERNEL
-from .elementary import exp_of_negative, log, log1p, select, sigmoid, without_scale
+from .elementary import exp_of_negative, log, log1p, sigmoid, without_scale
 from .local import local_array
-from .rows import LANE_SUMS, ROWS_AT_ONCE, exponentials_of_rows, row_sum, scale_rows
+from .rows import LANE_SUMS, ROWS_AT_ONCE, cross_entropy_of_rows, exponentials_of_rows, row_sum, scale_rows
 from .threads import share
 
 # Keras's backend.epsilon().
@@ -46,25 +46,15 @@ def _exponentials(logits, first, last, columns, totals, losses, gradient):
 
 @njit(**INNER)
 def _softmax_cross_entropy(first, last, worker, all_logits, all_targets, scale, losses, all_gradient, rows):
-    zero = type(scale)(0)
     count, columns = all_logits.shape
     logits, targets, gradient = all_logits.reshape(-1), all_targets.reshape(-1), all_gradient.reshape(-1)
     totals = local_array(ROWS_BLOCK, logits)
     for task in range(first, last):
         begin, end = task * rows, min((task + 1) * rows, count)
         _exponentials(logits, begin, end, columns, totals, losses, gradient)
-        for i in range(begin, end):
-            row, normalizer = i * columns, losses[i]
-            loss = weight = zero
-            for j in range(row, row + columns):
-                t = targets[j]
-                weight += t
-                # Where there is no target, a logit of -infinity does no harm.
-                loss += select(t != zero, t * (normalizer - logits[j]), zero)
-            losses[i] = loss
-            factor = scale * weight / totals[i - begin]
-            for j in range(row, row + columns):
-                gradient[j] = factor * gradient[j] - scale * targets[j]
+        cross_entropy_of_rows(
+            logits, targets, gradient, begin * columns, columns, end - begin, scale, totals, losses[begin:end]
+        )
 
 
 @njit(**KERNEL)

@@ -1,4 +1,4 @@
-"""Short rows of numbers by vectors: where the maximum is, the sum, and what softmax does to each of their numbers.
+"""Short rows of numbers by vectors: where the maximum is, the sum, what softmax does to each number, and its loss.
 
 LLVM makes loops of several vectors a turn, and leaves rows shorter than that, which ten classes are, to single numbers.
 Here a turn is one vector.  What is left beyond whole vectors goes number by number, or in softmax's functions with a
@@ -54,6 +54,17 @@ def _loop(builder, first, stop, step):
         yield place
 
 
+def _over_lanes(builder, combine, vector):
+    """The lanes of a vector combined, by halves."""
+    lanes = vector.type.count
+    while lanes > 1:
+        lanes //= 2
+        halves = [list(range(first, first + lanes)) for first in (0, lanes)]
+        masks = [ir.Constant(ir.VectorType(ir.IntType(32), lanes), half) for half in halves]
+        vector = combine(builder, *(builder.shuffle_vector(vector, vector, mask) for mask in masks))
+    return builder.extract_element(vector, ir.IntType(32)(0))
+
+
 def _reduction(combine, begin):
     """The intrinsic that makes one number of a row: of its vectors lane by lane, of the lanes by halves, of the rest.
 
@@ -77,13 +88,7 @@ def _reduction(combine, begin):
             vectors = cgutils.alloca_once_value(builder, spread(builder, neutral, lanes))
             with _loop(builder, start, whole, lanes) as place:
                 builder.store(combine(builder, builder.load(vectors), read(place)), vectors)
-            vector = builder.load(vectors)
-            while lanes > 1:
-                lanes //= 2
-                halves = [list(range(first, first + lanes)) for first in (0, lanes)]
-                masks = [ir.Constant(ir.VectorType(ir.IntType(32), lanes), half) for half in halves]
-                vector = combine(builder, *(builder.shuffle_vector(vector, vector, mask) for mask in masks))
-            total = cgutils.alloca_once_value(builder, builder.extract_element(vector, ir.IntType(32)(0)))
+            total = cgutils.alloca_once_value(builder, _over_lanes(builder, combine, builder.load(vectors)))
             with _loop(builder, whole, builder.add(start, count), 1) as place:
                 number = builder.load(builder.gep(data, [place]))
                 builder.store(combine(builder, builder.load(total), number), total)
@@ -223,11 +228,18 @@ class _RowEnd(NamedTuple):
     whole: ir.Value  # whole vectors start at 0, LANES, ... below this place of the row
     is_some: ir.Value  # whether there is anything left
     counted: ir.Value  # lanes that belong to no other vector
-    read: Callable  # of the place where a row starts
-    write: Callable  # of numbers, and the place where a row starts
 
 
-def _by_length(context, builder, kind, source, columns, emit, target_kind=None, target=None):
+class _Rows(NamedTuple):
+    """How the rows of an array are read and written."""
+
+    read: Callable  # a vector, of its place
+    write: Callable  # of a vector and its place
+    read_end: Callable  # the row's last vector, of the place where the row starts; any lanes beside a short row
+    write_end: Callable  # of that vector and the place where the row starts
+
+
+def _by_length(context, builder, columns, emit, *arrays):
     """Write code for rows of at least one vector, and for shorter ones, whose only vector is masked.
 
     Rows of more than one vector and at most two, which ten or sixteen classes are, have code of their own: there the
@@ -235,40 +247,48 @@ def _by_length(context, builder, kind, source, columns, emit, target_kind=None, 
 
     Parameters
     ----------
-    kind, source : Numba type and LLVM value of the array that rows are read from
     columns : LLVM value
     emit : callable
-        ``emit(row_end, read, write)``.
-    target_kind, target : Numba type and LLVM value of the array that rows are written to, optional
+        ``emit(row_end, *rows)``, with the `_Rows` of each array.
+    *arrays : tuple of Numba type and LLVM value
+        Of one type of numbers.
     """
+    kind = arrays[0][0]
     lanes, mask = _lanes(kind)
     vector = ir.VectorType(context.get_value_type(kind.dtype), lanes)
     numbers = ir.Constant(ir.VectorType(_I64, lanes), list(range(lanes)))
-    if target is None:
-        target_kind, target = kind, source
-    read, _ = vectors_of(context, builder, kind, source)
-    _, write = vectors_of(context, builder, target_kind, target)
 
-    def masked(name, result, before, array_kind, array, place, counted, *after):
-        data = context.make_array(array_kind)(context, builder, array).data
-        pointer = builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
-        arguments = [*before, pointer, ir.IntType(32)(kind.dtype.bitwidth // 8), counted, *after]
-        function = ir.FunctionType(result, [argument.type for argument in arguments])
-        name = f"llvm.masked.{name}.v{lanes}{vector.element.intrinsic_name}.p0"
-        return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
+    def short_rows(kind, array, counted):
+        data = context.make_array(kind)(context, builder, array).data
+
+        def masked(name, result, before, place, *after):
+            pointer = builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
+            arguments = [*before, pointer, ir.IntType(32)(kind.dtype.bitwidth // 8), counted, *after]
+            function = ir.FunctionType(result, [argument.type for argument in arguments])
+            name = f"llvm.masked.{name}.v{lanes}{vector.element.intrinsic_name}.p0"
+            return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
+
+        lowest = constant(vector, float("-inf"))
+        return _Rows(
+            *vectors_of(context, builder, kind, array),
+            lambda row: masked("load", vector, (), row, lowest),
+            lambda numbers, row: masked("store", ir.VoidType(), (numbers,), row),
+        )
+
+    def long_rows(kind, array, last):
+        read, write = vectors_of(context, builder, kind, array)
+        return _Rows(
+            read,
+            write,
+            lambda row: read(builder.add(row, last)),
+            lambda numbers, row: write(numbers, builder.add(row, last)),
+        )
 
     with builder.if_else(builder.icmp_signed("<", columns, _I64(lanes))) as (short, long):
         with short:
             counted = builder.icmp_signed("<", numbers, spread(builder, columns, lanes))
-            lowest = constant(vector, float("-inf"))
-            row_end = _RowEnd(
-                _I64(0),
-                ir.IntType(1)(1),
-                counted,
-                lambda row: masked("load", vector, (), kind, source, row, counted, lowest),
-                lambda power, row: masked("store", ir.VoidType(), (power,), target_kind, target, row, counted),
-            )
-            emit(row_end, read, write)
+            row_end = _RowEnd(_I64(0), ir.IntType(1)(1), counted)
+            emit(row_end, *(short_rows(*array, counted) for array in arrays))
         with long:
             last = builder.sub(columns, _I64(lanes))
             are_two = builder.and_(
@@ -276,14 +296,8 @@ def _by_length(context, builder, kind, source, columns, emit, target_kind=None, 
             )
 
             def emit_long(whole, is_some):
-                row_end = _RowEnd(
-                    whole,
-                    is_some,
-                    builder.icmp_signed(">=", numbers, spread(builder, builder.sub(whole, last), lanes)),
-                    lambda row: read(builder.add(row, last)),
-                    lambda power, row: write(power, builder.add(row, last)),
-                )
-                emit(row_end, read, write)
+                counted = builder.icmp_signed(">=", numbers, spread(builder, builder.sub(whole, last), lanes))
+                emit(_RowEnd(whole, is_some, counted), *(long_rows(*array, last) for array in arrays))
 
             with builder.if_else(are_two) as (two, others):
                 with two:
@@ -316,15 +330,15 @@ def _maxima_of_rows(typing, source, start, columns, count, minus_largest, place)
         lanes, _ = _lanes(signature.args[0])
         rows = _row_starts(builder, lanes, start, columns, count)
 
-        def emit(row_end, read, _):
-            tops = [cgutils.alloca_once_value(builder, row_end.read(row)) for row in rows]
+        def emit(row_end, numbers):
+            tops = [cgutils.alloca_once_value(builder, numbers.read_end(row)) for row in rows]
             with _loop(builder, _I64(0), row_end.whole, lanes) as j:
                 for row, top in zip(rows, tops, strict=True):
-                    builder.store(_larger(builder, builder.load(top), read(builder.add(row, j))), top)
+                    builder.store(_larger(builder, builder.load(top), numbers.read(builder.add(row, j))), top)
                 keep_loop(builder)
             write(builder.fneg(_combined(builder, _larger, [builder.load(top) for top in tops])), place)
 
-        _by_length(context, builder, signature.args[0], source, columns, emit)
+        _by_length(context, builder, columns, emit, (signature.args[0], source))
         return context.get_dummy_value()
 
     number = types.intp
@@ -341,7 +355,7 @@ def _exponentials(typing, source, start, columns, count, minus_largest, target, 
         shifts = context.make_array(signature.args[4])(context, builder, minus_largest).data
         lanes, _ = _lanes(signature.args[0])
 
-        def emit(row_end, read, write):
+        def emit(row_end, given, powers):
             zero = constant(ir.VectorType(context.get_value_type(signature.args[0].dtype), lanes), 0.0)
             total, last = cgutils.alloca_once(builder, zero.type), cgutils.alloca_once(builder, zero.type)
             with _loop(builder, _I64(0), count, 1) as row:
@@ -351,19 +365,20 @@ def _exponentials(typing, source, start, columns, count, minus_largest, target, 
                 builder.store(zero, total)
                 with builder.if_then(row_end.is_some):
                     # Read before anything is written, since source and target may be one.
-                    power = emit_scaled_exp_of_negative(builder, builder.fadd(row_end.read(place), minus_top))
+                    power = emit_scaled_exp_of_negative(builder, builder.fadd(given.read_end(place), minus_top))
                     builder.store(power, last)
                     builder.store(builder.select(row_end.counted, power, zero), total)
                 with _loop(builder, _I64(0), row_end.whole, lanes) as j:
-                    power = emit_scaled_exp_of_negative(builder, builder.fadd(read(builder.add(place, j)), minus_top))
-                    write(power, builder.add(out, j))
+                    number = given.read(builder.add(place, j))
+                    power = emit_scaled_exp_of_negative(builder, builder.fadd(number, minus_top))
+                    powers.write(power, builder.add(out, j))
                     builder.store(builder.fadd(builder.load(total), power), total)
                     keep_loop(builder)
                 with builder.if_then(row_end.is_some):
-                    row_end.write(builder.load(last), out)
+                    powers.write_end(builder.load(last), out)
                 write_sum(builder.load(total), builder.mul(row, _I64(lanes)))
 
-        _by_length(context, builder, signature.args[0], source, columns, emit, signature.args[5], target)
+        _by_length(context, builder, columns, emit, (signature.args[0], source), (signature.args[5], target))
         return context.get_dummy_value()
 
     place = types.intp
@@ -420,21 +435,98 @@ def scale_rows(typing, numbers, start, columns, count, factors):
         lanes, _ = _lanes(signature.args[0])
         scales = context.make_array(signature.args[4])(context, builder, factors).data
 
-        def emit(row_end, read, write):
+        def emit(row_end, rows):
             last = cgutils.alloca_once(builder, ir.VectorType(scales.type.pointee, lanes))
             with _loop(builder, _I64(0), count, 1) as row:
                 place = builder.add(start, builder.mul(row, columns))
                 scale = spread(builder, builder.load(builder.gep(scales, [row])), lanes)
                 with builder.if_then(row_end.is_some):
-                    builder.store(builder.fmul(row_end.read(place), scale), last)
+                    builder.store(builder.fmul(rows.read_end(place), scale), last)
                 with _loop(builder, _I64(0), row_end.whole, lanes) as j:
-                    write(builder.fmul(read(builder.add(place, j)), scale), builder.add(place, j))
+                    rows.write(builder.fmul(rows.read(builder.add(place, j)), scale), builder.add(place, j))
                     keep_loop(builder)
                 with builder.if_then(row_end.is_some):
-                    row_end.write(builder.load(last), place)
+                    rows.write_end(builder.load(last), place)
 
-        _by_length(context, builder, signature.args[0], numbers, columns, emit)
+        _by_length(context, builder, columns, emit, (signature.args[0], numbers))
         return context.get_dummy_value()
 
     place = types.intp
     return types.void(numbers, place, place, place, factors), code
+
+
+@intrinsic
+def cross_entropy_of_rows(typing, logits, targets, powers, start, columns, count, scale, totals, losses):
+    """Loss and gradient of rows whose exponentials are known: see `loss.softmax_cross_entropy`.
+
+    Parameters
+    ----------
+    logits, targets, powers : flat arrays
+        `powers` has the exponentials of `logits`, up to one factor a row, and gets the gradient.
+    start, columns, count : int
+        So many rows of so many columns start here.
+    scale : number
+        Of the gradient.
+    totals : local array
+        Sums of the rows' exponentials.
+    losses : array
+        Of these rows: has the logarithms of the sums of e^z, and gets the losses.
+    """
+
+    def code(context, builder, signature, arguments):
+        logits, targets, powers, start, columns, count, scale, totals, losses = arguments
+        kinds = signature.args
+        lanes, _ = _lanes(kinds[0])
+        total_data, loss_data = (
+            context.make_array(kind)(context, builder, array).data
+            for kind, array in ((kinds[7], totals), (kinds[8], losses))
+        )
+        zero = constant(ir.VectorType(scale.type, lanes), 0.0)
+        scales = spread(builder, scale, lanes)
+
+        def emit(row_end, logits, targets, powers):
+            weights, sums, last = (cgutils.alloca_once(builder, zero.type) for _ in range(3))
+
+            def add(target, logit, normalizer):
+                """Where there is no target, a logit of -infinity does no harm."""
+                term = builder.fmul(target, builder.fsub(normalizer, logit))
+                term = builder.select(builder.fcmp_unordered("!=", target, zero), term, zero)
+                builder.store(builder.fadd(builder.load(weights), target), weights)
+                builder.store(builder.fadd(builder.load(sums), term), sums)
+
+            def gradient(target, power, factor):
+                return builder.fsub(builder.fmul(factor, power), builder.fmul(scales, target))
+
+            with _loop(builder, _I64(0), count, 1) as row:
+                place = builder.add(start, builder.mul(row, columns))
+                loss_place = builder.gep(loss_data, [row])
+                normalizer = spread(builder, builder.load(loss_place), lanes)
+                builder.store(zero, weights)
+                builder.store(zero, sums)
+                with builder.if_then(row_end.is_some):
+                    target = builder.select(row_end.counted, targets.read_end(place), zero)
+                    add(target, logits.read_end(place), normalizer)
+                with _loop(builder, _I64(0), row_end.whole, lanes) as j:
+                    here = builder.add(place, j)
+                    add(targets.read(here), logits.read(here), normalizer)
+                    keep_loop(builder)
+                weight, loss = (_over_lanes(builder, _sum, builder.load(place)) for place in (weights, sums))
+                builder.store(loss, loss_place)
+                total = builder.load(builder.gep(total_data, [row]))
+                factor = spread(builder, builder.fdiv(builder.fmul(scale, weight), total), lanes)
+                with builder.if_then(row_end.is_some):
+                    # Read before anything is written: it overlaps.
+                    builder.store(gradient(targets.read_end(place), powers.read_end(place), factor), last)
+                with _loop(builder, _I64(0), row_end.whole, lanes) as j:
+                    here = builder.add(place, j)
+                    powers.write(gradient(targets.read(here), powers.read(here), factor), here)
+                    keep_loop(builder)
+                with builder.if_then(row_end.is_some):
+                    powers.write_end(builder.load(last), place)
+
+        arrays = zip(kinds[:3], (logits, targets, powers), strict=True)
+        _by_length(context, builder, columns, emit, *arrays)
+        return context.get_dummy_value()
+
+    place = types.intp
+    return types.void(logits, targets, powers, place, place, place, logits.dtype, totals, losses), code
