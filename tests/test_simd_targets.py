@@ -3,7 +3,9 @@
 import re
 
 import pytest
-from gpuconv.kernels.cpu import builders, processor, simd, sliding, stored, vectors
+from gpuconv.kernels.cpu import builders, simd, sliding, stored
+from gpuconv.kernels.cpu import processor as this_processor
+from gpuconv.kernels.cpu import vectors as vector_access
 from llvmlite import binding
 from numba import njit, types
 
@@ -86,11 +88,11 @@ def all_targets():
 
 def compile_for(kind, module, monkeypatch):
     """Have a module's tiles made for a kind of registers, and return the shape that goes with it."""
-    for user in (module, builders, vectors):
-        for name, figure in (("REGISTER_BYTES", processor.SHAPES[kind][0]), ("FUSED", kind != "SSE2")):
+    for user in (module, builders, vector_access):
+        for name, figure in (("REGISTER_BYTES", this_processor.SHAPES[kind][0]), ("FUSED", kind != "SSE2")):
             if hasattr(user, name):
                 monkeypatch.setattr(user, name, figure)
-    return processor.SHAPES[kind]
+    return this_processor.SHAPES[kind]
 
 
 @pytest.mark.parametrize("bits", [32, 64])
@@ -147,7 +149,7 @@ def test_sums_of_stored_tiles_stay_in_registers(kind, form, bits, column_step, m
 
 def test_the_shape_is_that_of_this_processor():
     shape = [
-        getattr(processor, name)
+        getattr(this_processor, name)
         for name in ("REGISTER_BYTES", "WIDE_ROWS", "WIDEST_ROWS", "NARROW_ROWS", "LANEWISE_ROWS")
     ]
-    assert tuple(shape) in processor.SHAPES.values()
+    assert tuple(shape) in this_processor.SHAPES.values()

@@ -276,6 +276,7 @@ def _take_chunks(worker):
         first = add(NEXT, chunk)
 
 
+@cfunc(_RUN, **CALLBACK)
 def _run(body, arguments, tasks, work):
     """Run an outlined job: every task once, by the caller and by the team; returns when all are done.
 
@@ -400,8 +401,7 @@ if not _FOUND:
     # Here and not later: in a forked process, another thread's compilation may hold Numba's lock for ever.
     _serve.compile((types.intp,))
     _wake.compile((types.intp,))
-    _compiled_run = cfunc(_RUN, **CALLBACK)(_run)  # kept: the machine code goes with it
-    binding.add_symbol(_RUN_NAME, _compiled_run.address)
+    binding.add_symbol(_RUN_NAME, _run.address)
     atexit.register(_dismiss)
     _start()
     if hasattr(os, "register_at_fork"):
