@@ -38,7 +38,7 @@ from .processor import WIDE_ROWS
 from .product import lanes, pack_panel, panel_start, panels, product
 from .threads import WORKERS, share
 from .vectors import add_vector, copy_vector, lanes_of
-from .views import flat, part, record
+from .views import behind, flat, part, record
 from .workspace import workspace, zeros
 
 # From so many rows on, copying B into panels costs less than it saves; so it does for a few tiles' rows, if the rows of
@@ -210,23 +210,18 @@ def _operands(a, b, sloped, values, slope, slope_alpha, c, sums, tables, scratch
     depth = b.size // width
     if sloped == A and slope != LINEAR:
         a = _dz(a, values, slope, slope_alpha, scratch)
-        rest = _behind(scratch, a.size)
+        rest = behind(scratch, a.size)
     elif sloped == B:
         if slope != LINEAR:
             b = _dz(b, values, slope, slope_alpha, scratch)
-        rest = _behind(scratch, b.size)
+        rest = behind(scratch, b.size)
         _add_rows(b, sums, rest)
     if plan.packing:
         packed = part(rest, np.intp(0), _panels(width, lanes) * depth * 2 * lanes)
-        rest = _behind(rest, packed.size)
+        rest = behind(rest, packed.size)
         share(_pack, (b, plan.turned, width, packed), (depth + PACKED_ROWS - 1) // PACKED_ROWS, packed.size)
         return a, packed, rest
     return a, b, rest
-
-
-@njit(**INNER)
-def _behind(array, place):
-    return part(array, place, array.size - place)
 
 
 @njit(**INNER)
@@ -358,7 +353,7 @@ def _product_rows(a, a_rows, a_columns, start, stop, b, panel, column, columns, 
     place, step = _place_in_b(panel, column, depth, lanes_of(c), plan)
     product(
         a, zero, a_rows, a_columns, b, place, part(tables, plan.b_rows, depth), plan.fours != 0, step,
-        _behind(bias, column), _floor(activation, c), flat(c), column, part(tables, plan.c_rows + start, stop - start),
+        behind(bias, column), _floor(activation, c), flat(c), column, part(tables, plan.c_rows + start, stop - start),
         zero, columns, bool(0),
     )  # fmt: skip
 

@@ -162,6 +162,15 @@ def _give_to_winner(typing, given, places, out, cells, corner, right, below):
 
 
 @njit(**INNER)
+def _largest_of_window(cells, corner, right, below, channels, tops, places, out):
+    """All channels of one window of two by two cells, at least a vector of them."""
+    lanes = lanes_of(cells)
+    for c in range(0, channels, lanes):
+        shift = min(c, channels - lanes)  # the last vector may overlap the one before
+        _largest_of_four(cells, corner + shift, right, below, tops, places, out + shift)
+
+
+@njit(**INNER)
 def _max_rows_2x2(first, last, worker, x, y, winner, step):
     batch, out_height, out_width, channels = y.shape
     height, below = x.shape[1], x[0, 0].size
@@ -178,9 +187,7 @@ def _max_rows_2x2(first, last, worker, x, y, winner, step):
         ahead = corner + 2 * below
         for _ in range(out_width):
             fetch(cells, ahead, 4 * channels)
-            for c in range(0, channels, lanes):
-                shift = min(c, channels - lanes)  # the last vector may overlap the one before
-                _largest_of_four(cells, corner + shift, channels, below, tops, places, out + shift)
+            _largest_of_window(cells, corner, channels, below, channels, tops, places, out)
             corner += 2 * channels
             out += channels
             ahead += 4 * channels
@@ -204,9 +211,7 @@ def largest_of_windows(cells, corner, below, right, window, count, channels, top
     number = places.dtype.type
     for _ in range(count):
         if window == (2, 2) and channels >= lanes:
-            for c in range(0, channels, lanes):
-                shift = min(c, channels - lanes)  # the last vector may overlap the one before
-                _largest_of_four(cells, corner + shift, right, below, tops, places, out + shift)
+            _largest_of_window(cells, corner, right, below, channels, tops, places, out)
         else:
             for c in range(channels):
                 best, place = cells[corner + c], number(0)

@@ -6,9 +6,11 @@ and are compiled in a fraction of the time.
 """
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
+
+from .compiling import INNER
 
 
 @intrinsic
@@ -24,6 +26,12 @@ def part(typing, array, start, count):
         return _view(context, builder, signature.return_type, builder.gep(data, [start]), count)
 
     return _flat_type(array)(array, types.intp, types.intp), code
+
+
+@njit(**INNER)
+def behind(array, place):
+    """``array[place:]``, as `part`."""
+    return part(array, place, array.size - place)
 
 
 @intrinsic

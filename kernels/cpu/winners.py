@@ -36,7 +36,7 @@ from .processor import REGISTER_BYTES
 from .product import lanes
 from .threads import share
 from .vectors import copy_vector, lanes_of, vectors_of
-from .views import flat, part
+from .views import behind, flat, part
 from .workspace import workspace
 
 # Windows whose sums are complete before they join the slot's, and slots: at most so many.
@@ -290,7 +290,7 @@ def _add_slots(
     channel_size = pieces.size * width
     size = _inner_sums_size(tile_channels, channel_size, channels, lanes)
     sources, given, values, winners = flat(x), flat(dy), flat(y), flat(winner)
-    dz = part(scratch, slots * size, scratch.size - slots * size)
+    dz = behind(scratch, slots * size)
     copy = slots * (size + WINDOW_BLOCK * channels)
     for slot in range(first, last):
         own = slot * WINDOW_BLOCK * channels
