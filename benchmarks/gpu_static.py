@@ -21,7 +21,7 @@ from cuda_compiling import assemble, disassemble, launch_of, launches, recording
 from gpuconv.kernels import TABLE
 from gpuconv.kernels import cuda as device
 
-from . import gpu_code, gpu_estimate, gpu_steps, gpu_works
+from . import gpu_code, gpu_estimate, gpu_steps, gpu_tiles, gpu_works
 from .gpu_models import GPUS, LIMITS, occupancy
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,23 +61,27 @@ def versions():
 def variants(capability, part=""):
     """Every kernel for a compute capability, with the types that it is launched with, by name.
 
-    A kernel is named after the first function of the table, and the first arguments, that launch it: those of
-    `tests/cuda_arguments.py`, then the works of `gpu_works`.
+    A kernel is named after the first function of the table, and the first arguments, that launch it: one for each tile
+    of `gpu_tiles`, those of `tests/cuda_arguments.py`, then the works of `gpu_works`.
 
     Returns
     -------
     dict
         From names to `Launch`.
     """
-    calls = [(name, description, launch) for name in TABLE if name not in MEMORY
-             for launch, description in launches(name, "float32", capability).items()]  # fmt: skip
+    calls = []
+    for tile in gpu_tiles.all_tiles(capability):
+        with gpu_tiles.only(tile) as work:
+            calls.append((work.function, work.name, launched(work, capability)[0]))
+    calls += [(name, description, launch) for name in TABLE if name not in MEMORY
+              for launch, description in launches(name, "float32", capability).items()]  # fmt: skip
     calls += [(work.function, work.name, launch) for work in gpu_works.works() for launch in launched(work, capability)]
     found, seen = {}, set()
     for function, description, launch in calls:
         if launch in seen:
             continue
         seen.add(launch)
-        name = label = f"{launch.function.__name__} ({function}: {description})"
+        name = label = gpu_tiles.row_name(launch.function.__name__, function, description)
         number = 1
         while name in found:
             number += 1
@@ -197,6 +201,7 @@ def markdown(results):
     lines = ["# CUDA kernels, seen without a GPU", ""]
     lines += ["Compiled by " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + "."]
     lines += ["", "## Steps of training", "", *step_table(results["steps"])]
+    lines += ["", "## Tiles", "", *tile_table(results["kernels"])]
     lines += ["", "## Layers", "", *work_table(results["works"])]
     lines += ["", "## What one block does", "", *block_table(results["works"])]
     lines += ["", "## Kernels", "", *kernel_table(results["kernels"])]
@@ -217,6 +222,23 @@ def step_table(rows):
             f"| {row['network']} | {row['batch']} | {row['launches']} | {row['waits']} | {row['variants']} "
             f"| {row['compile_seconds']} |"
         )
+
+
+def tile_table(rows):
+    """Shares of multiply-adds in hot loops, beside what is aimed at."""
+    names = [f"sm_{major}{minor}" for major, minor in LIMITS]
+    yield "How many % of the hot loop's instructions are multiply-adds (FFMA, or HMMA on tensor cores) / registers."
+    yield "The most integer instructions, and barriers, for each strip of terms on any architecture."
+    yield ""
+    yield "| kernel | aim | " + " | ".join(names) + " | integers | barriers |"
+    yield "|---" * (len(names) + 4) + "|"
+    found = {(row["kernel"], row["architecture"]): row for row in rows}
+    for kernel, aim in gpu_tiles.aims().items():
+        own = [found.get((kernel, name)) for name in names]
+        if any(own):
+            figures = " | ".join(f"{100 * row['share']:.1f} / {row['registers']}" if row else "" for row in own)
+            most = " | ".join(str(max(row[name] for row in own if row)) for name in ("integers", "barriers"))
+            yield f"| {kernel} | {'' if aim is None else f'{100 * aim:.0f}'} | {figures} | {most} |"
 
 
 def work_table(rows):

@@ -55,32 +55,48 @@ def _correlations():
     for shape, filters, padding, learns_below in LAYERS:
         g = correlation_geometry(shape, 3, filters, padding=padding)
         name = f"{'x'.join(map(str, shape))} -> {filters}, 3x3 {padding}"
-        flops = 2 * int(np.prod(g.output_shape)) * int(np.prod(g.filters_shape[:3]))
-        yield Work(
-            f"{name}, forward", "correlate2d",
-            lambda empty, g=g: (
-                empty(g.input_shape), empty(g.filters_shape), empty(g.out_channels), g, RELU, 0.0,
-                empty(g.output_shape),
-            ),
-            flops,
-        )  # fmt: skip
+        yield forward(f"{name}, forward", g)
         if learns_below:
-            yield Work(
-                f"{name}, by input", "correlate2d_gradient_input",
-                lambda empty, g=g: (
-                    empty(g.output_shape), empty(g.output_shape), empty(g.filters_shape), g, RELU, 0.0,
-                    empty(g.input_shape),
-                ),
-                flops,
-            )  # fmt: skip
-        yield Work(
-            f"{name}, by filters", "correlate2d_gradient_filters",
-            lambda empty, g=g: (
-                empty(g.input_shape), empty(g.output_shape), empty(g.output_shape), g, RELU, 0.0,
-                empty(g.filters_shape), empty(g.out_channels),
-            ),
-            flops,
+            yield by_input(f"{name}, by input", g)
+        yield by_filters(f"{name}, by filters", g)
+
+
+def forward(name, g):
+    """A correlation of geometry g, with ReLU."""
+
+    def arguments(empty):
+        return (
+            empty(g.input_shape), empty(g.filters_shape), empty(g.out_channels), g, RELU, 0.0, empty(g.output_shape),
         )  # fmt: skip
+
+    return Work(name, "correlate2d", arguments, _flops(g))
+
+
+def by_input(name, g):
+    """Its gradient by the input."""
+
+    def arguments(empty):
+        return (
+            empty(g.output_shape), empty(g.output_shape), empty(g.filters_shape), g, RELU, 0.0, empty(g.input_shape),
+        )  # fmt: skip
+
+    return Work(name, "correlate2d_gradient_input", arguments, _flops(g))
+
+
+def by_filters(name, g):
+    """Its gradient by the filters."""
+
+    def arguments(empty):
+        return (
+            empty(g.input_shape), empty(g.output_shape), empty(g.output_shape), g, RELU, 0.0,
+            empty(g.filters_shape), empty(g.out_channels),
+        )  # fmt: skip
+
+    return Work(name, "correlate2d_gradient_filters", arguments, _flops(g))
+
+
+def _flops(g):
+    return 2 * int(np.prod(g.output_shape)) * int(np.prod(g.filters_shape[:3]))
 
 
 def _dense():

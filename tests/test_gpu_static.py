@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from gpuconv.kernels.cuda import tiles
 from test_cuda_ptx import device  # noqa: F401 (skips this file where NVIDIA's compiler cannot be had)
 
 # The benchmarks are programs of the repository, not part of what is installed.
 sys.path.append(str(Path(__file__).parents[1]))
-gpu_code, gpu_estimate, gpu_models, gpu_static, gpu_steps, gpu_works = (
+gpu_code, gpu_estimate, gpu_models, gpu_static, gpu_steps, gpu_tiles, gpu_works = (
     importlib.import_module(f"benchmarks.gpu_{name}")
-    for name in ("code", "estimate", "models", "static", "steps", "works")
+    for name in ("code", "estimate", "models", "static", "steps", "tiles", "works")
 )
 
 ARCHITECTURES = [(7, 5), (8, 0), (9, 0), (12, 0)]
@@ -45,6 +46,16 @@ def test_no_kernel_got_worse_than_the_committed_table(rows):
     assert set(rows) == {key for key in committed if key[1] in tested}, "the table is of other kernels: make it anew"
     found = {key: gpu_static.worse(row, committed[key], SLACK) for key, row in rows.items()}
     assert {key: figures for key, figures in found.items() if figures} == {}
+
+
+def test_every_tile_is_in_the_table():
+    choices = {name for name in vars(tiles) if name.endswith("_TILES")}
+    assert {family.choices for family in gpu_tiles.FAMILIES} == choices
+    for capability in ARCHITECTURES:
+        launched = gpu_static.variants(capability, " threads)")
+        expected = gpu_tiles.all_tiles(capability)
+        assert [launch.threads for launch in launched.values()] == [tile.tile.threads for tile in expected]
+        assert set(launched) <= set(gpu_tiles.aims())
 
 
 @pytest.mark.parametrize("network", gpu_steps.NETWORKS)
