@@ -4,6 +4,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from . import cases
 from .report import Rows
@@ -41,6 +42,7 @@ def draw_ratios(rows, path):
                     ax.scatter(*zip(*points, strict=True), s=16, color=f"C{number}", alpha=0.7, label=peer)
             ax.axvline(1.0, color="black", linewidth=0.8)
             ax.set_xscale("log")
+            _plain_ticks(ax.xaxis)
             ax.set_yticks(range(len(categories[section])), categories[section], fontsize=8)
             ax.grid(alpha=0.3)
             ax.set_title(f"{section}, {threads} thread{'s' if threads > 1 else ''}", fontsize=10)
@@ -85,9 +87,18 @@ def draw_growth(rows, path):
                 label=f"{library}, {threads} thread{'s' if threads > 1 else ''}",
             )  # fmt: skip
         ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter("{x:g}")
         ax.set_yscale("log")
+        _plain_ticks(ax.yaxis)
         ax.set(xlabel=titles[name], ylabel="ms per image", title=f"3 x 3 correlation by {name}")
         ax.grid(alpha=0.3)
         ax.legend(fontsize=7)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _plain_ticks(axis):
+    """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
