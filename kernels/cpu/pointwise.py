@@ -16,6 +16,9 @@ The product goes through the pixels in blocks::
 and while one block is computed, the next of both A and C is fetched, a part with every tile.  All of A is read once and
 all of C written once.  Memory is the bound with few channels, and the multipliers are with many.
 
+Where sums have one term, writing C is nearly all there is to do, and a panel at a time would write every other line of
+memory.  So pixel after pixel is written then, with up to four vectors of filters and of the bias in registers.
+
 Pixels narrower than a vector, as the gradient of pictures of three colours has them, are written as whole vectors one
 after the other, the next over what the one before wrote too much.
 """
