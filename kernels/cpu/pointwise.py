@@ -251,7 +251,7 @@ _scaled_many, _scaled_one = _scaled(MANY_VECTORS), _scaled(1)
 
 @njit(**INNER)
 def _scale_block(a, count, b, bias, floor, c, into, after, plan):
-    """A block of pixels of one channel, from end to end; meanwhile the next block of C is fetched."""
+    """A block of pixels of one channel; meanwhile the next block of C is fetched."""
     lanes, width = lanes_of(a), plan.width
     if width >= MANY_VECTORS * lanes:
         for start in range(0, width, MANY_VECTORS * lanes):
