@@ -374,12 +374,15 @@ def test_special_values_reach_what_they_should_in_depthwise_filters(name):
 
 
 # Filters of one cell: C wider than a vector, as wide and narrower; blocks of several panels, narrow and wide, with and
-# without a remainder; as few pixels as a tile has rows; several tasks.
+# without a remainder; as few pixels as a tile has rows; several tasks.  Forward of one channel, and backward from one,
+# vectors of C are written by fours or one by one.
 POINTWISE = {
     "wide": correlation_geometry((2, 9, 31, 70), 1, 33),
     "narrow to wide": correlation_geometry((2, 17, 19, 3), 1, 40),
     "narrow": correlation_geometry((1, 7, 7, 1), 1, 5),
     "one channel": correlation_geometry((1, 31, 33, 1), 1, 1),
+    "from one channel": correlation_geometry((4, 60, 61, 1), 1, 80),
+    "to one channel": correlation_geometry((2, 40, 41, 25), 1, 1),
     "a vector": correlation_geometry((3, 5, 5, 8), 1, 8),
     "a tile": correlation_geometry((1, 1, pointwise.MOST_ROWS, 4), 1, 9),
     "tasks": correlation_geometry((4, 40, 41, 24), 1, 16),
@@ -399,7 +402,7 @@ def test_filters_of_one_cell(case, dtype):
 
 @pytest.mark.parametrize("name", ["correlate2d", "correlate2d_gradient_input"])
 def test_filters_of_one_cell_are_bitwise_the_same_for_any_number_of_threads(name, threads):
-    for case in ("tasks", "narrow tasks"):
+    for case in ("tasks", "narrow tasks", "from one channel"):
         numbers, _ = pointwise._plan(POINTWISE[case], np.dtype(np.float32), name != "correlate2d")
         assert numbers["tasks"][0] > 1
         results = []
@@ -412,7 +415,7 @@ def test_filters_of_one_cell_are_bitwise_the_same_for_any_number_of_threads(name
 
 @pytest.mark.parametrize("name", ["correlate2d", "correlate2d_gradient_input"])
 def test_special_values_reach_what_they_should_in_filters_of_one_cell(name):
-    for case in ("wide", "narrow to wide", "one channel"):
+    for case in ("wide", "narrow to wide", "one channel", "from one channel", "to one channel"):
         check_special_values(cpu, name, geometry=POINTWISE[case], activation=1)
 
 

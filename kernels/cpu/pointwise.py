@@ -16,6 +16,9 @@ The product goes through the pixels in blocks::
 and while one block is computed, the next of both A and C is fetched, a part with every tile.  All of A is read once and
 all of C written once.  Memory is the bound with few channels, and the multipliers are with many.
 
+Where sums have one term, writing C is nearly all there is to do, and a panel at a time would write every other line of
+memory.  So pixel after pixel is written then, with up to four vectors of filters and of the bias in registers.
+
 Pixels narrower than a vector, as the gradient of pictures of three colours has them, are written as whole vectors one
 after the other, the next over what the one before wrote too much.
 """
@@ -23,20 +26,27 @@ after the other, the next over what the one before wrote too much.
 import functools
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from ..formulas import LINEAR, RELU
+from .builders import keep_loop, spread
 from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
-from .fetching import fetch_to_read, fetch_to_write
+from .fetching import emit_fetch, fetch_to_read, fetch_to_write
 from .prepared import both_directions
-from .processor import NARROW_ROWS, WIDE_ROWS
+from .processor import NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS
 from .product import lanes, pack_panel, panel_start, panels
 from .stored import MOST_ROWS, PANEL_VECTORS, stored_narrow_tile, stored_wide_tile
 from .threads import WORKERS, share
-from .vectors import lanes_of
+from .vectors import lanes_of, vectors_of
 from .views import part
 from .workspace import LINE_BYTES
+
+# Vectors of C that are computed side by side where sums have one term: filters, bias and one pixel fill the registers.
+MANY_VECTORS = 4
 
 # Bytes of A and C of a block, for half of the first-level cache; multiply-adds and fewest blocks of a task.
 BLOCK_BYTES, TASK_WORK, TASK_BLOCKS = 1 << 14, 1 << 19, 4
@@ -76,7 +86,8 @@ def _plan(geometry, dtype, turned):
     n["block"] = block = max(BLOCK_BYTES // ((depth + width) * dtype.itemsize) // rows, 2) * rows
     n["tasks"] = max(pixels // max(TASK_WORK // (depth * width), TASK_BLOCKS * block), 1)
     n["panels"] = panels(width, dtype)
-    n["packed_size"] = n["panels"] * 2 * lanes(dtype) * depth
+    is_scaled = depth == 1 and width >= lanes(dtype)
+    n["packed_size"] = 0 if is_scaled else n["panels"] * 2 * lanes(dtype) * depth
     n["dz_size"] = (block + MOST_ROWS) * depth
     cache_line = LINE_BYTES // dtype.itemsize
     # dz of a block; the bias and a tile of pixels narrower than a vector.
@@ -90,7 +101,10 @@ def _plan(geometry, dtype, turned):
 def _multiply(source, values, slope, slope_alpha, filters, bias, activation, alpha, target, numbers, scratch):
     plan = numbers[0]
     packed, rest = scratch[: plan.packed_size], scratch[plan.packed_size :]
-    share(_pack, (filters.reshape(-1), packed, numbers), plan.panels, packed.size)
+    if packed.size:
+        share(_pack, (filters.reshape(-1), packed, numbers), plan.panels, packed.size)
+    else:
+        packed = filters.reshape(-1)
     share(
         _multiply_tasks,
         (
@@ -144,7 +158,9 @@ def _multiply_tasks(
             if slope != LINEAR:
                 multiply_by_slope(source, values, place, count * depth, slope, slope_alpha, scratch, dz)
                 a = part(scratch, dz, count * depth)
-            if width >= lanes:
+            if not plan.packed_size:
+                _scale_block(a, count, packed, bias, floor, target, into, after, plan)
+            elif width >= lanes:
                 _multiply_block(a, count, packed, bias, floor, target, into, source, ahead, after, plan)
             else:
                 ends = begin + count == end
@@ -185,6 +201,66 @@ def _multiply_block(a, count, packed, bias, floor, c, into, source, ahead, after
                     a, row * depth, depth, None, depth, packed, b_place, bias, start, floor,
                     c, into + row * width + start, width, 0, bool(0),
                 )  # fmt: skip
+
+
+def _scaled(vectors):
+    """The intrinsic that writes so many vectors of pixels that see one channel."""
+
+    @intrinsic
+    def scaled(typing, a, count, b, start, bias, floor, c, into, step, after):
+        """``c[into + m step + n] = a[m] b[start + n] + bias[start + n]``; results below the floor become it.
+
+        The filters and the bias stay in registers.  As much as is written is fetched from `after` on in C.
+        """
+
+        def code(context, builder, signature, arguments):
+            _, count, _, start, _, floor, _, into, step, after = arguments
+            kinds = signature.args
+            pixels = context.make_array(kinds[0])(context, builder, arguments[0]).data
+            cells = context.make_array(kinds[6])(context, builder, arguments[6]).data
+            (read_b, _), (read_bias, _), (_, write) = (
+                vectors_of(context, builder, kinds[index], arguments[index]) for index in (2, 4, 6)
+            )
+            lanes = REGISTER_BYTES // (a.dtype.bitwidth // 8)
+            shifts = [ir.Constant(start.type, number * lanes) for number in range(vectors)]
+            weights = [read_b(builder.add(start, shift)) for shift in shifts]
+            addends = [read_bias(builder.add(start, shift)) for shift in shifts]
+            lowest = spread(builder, floor, lanes)
+            with cgutils.for_range(builder, count, intp=count.type) as loop:
+                pixel = spread(builder, builder.load(builder.gep(pixels, [loop.index])), lanes)
+                shift = builder.mul(step, loop.index)
+                place, ahead = builder.add(into, shift), builder.add(after, shift)
+                for number in range(0, vectors * lanes, LINE_BYTES // (a.dtype.bitwidth // 8)):
+                    line = builder.add(ahead, ir.Constant(ahead.type, number))
+                    emit_fetch(builder, builder.gep(cells, [line]), 1)
+                for weight, addend, lane in zip(weights, addends, shifts, strict=True):
+                    result = builder.fadd(builder.fmul(pixel, weight), addend)
+                    below = builder.fcmp_ordered("<", result, lowest)
+                    write(builder.select(below, lowest, result), builder.add(place, lane))
+                keep_loop(builder)
+            return context.get_dummy_value()
+
+        integer = types.intp
+        return types.void(a, integer, b, integer, bias, a.dtype, c, integer, integer, integer), code
+
+    return scaled
+
+
+_scaled_many, _scaled_one = _scaled(MANY_VECTORS), _scaled(1)
+
+
+@njit(**INNER)
+def _scale_block(a, count, b, bias, floor, c, into, after, plan):
+    """A block of pixels of one channel; meanwhile the next block of C is fetched."""
+    lanes, width = lanes_of(a), plan.width
+    if width >= MANY_VECTORS * lanes:
+        for start in range(0, width, MANY_VECTORS * lanes):
+            f = min(start, width - MANY_VECTORS * lanes)
+            _scaled_many(a, count, b, f, bias, floor, c, into + f, width, after + f)
+    else:
+        for start in range(0, width, lanes):
+            f = min(start, width - lanes)
+            _scaled_one(a, count, b, f, bias, floor, c, into + f, width, after + f)
 
 
 @njit(**INNER)

@@ -371,23 +371,45 @@ def _average_pool2d(x, window, y):
     share(_average_rows, (x, window, y, step), (rows + step - 1) // step, x.size * MOVE)
 
 
+@intrinsic
+def _mean_of_four(typing, cells, corner, right, below, means, out):
+    """A vector of channels of one window: the mean of four cells."""
+
+    def code(context, builder, signature, arguments):
+        _, corner, right, below, _, out = arguments
+        read, _ = vectors_of(context, builder, signature.args[0], arguments[0])
+        _, write = vectors_of(context, builder, signature.args[4], arguments[4])
+        lower = builder.add(corner, below)
+        upper_sum, lower_sum = (builder.fadd(read(place), read(builder.add(place, right))) for place in (corner, lower))
+        total = builder.fadd(upper_sum, lower_sum)
+        write(builder.fmul(total, constant(total.type, 0.25)), out)
+        return context.get_dummy_value()
+
+    place = types.intp
+    return types.void(cells, place, place, place, means, place), code
+
+
 @njit(**INNER)
 def _average_rows_2x2(first, last, worker, x, y, step):
     batch, out_height, out_width, channels = y.shape
-    height, width = x.shape[1], x.shape[2]
+    height, below = x.shape[1], x[0, 0].size
     cells, means = x.reshape(-1), y.reshape(-1)
-    right = np.uintp(channels)
-    below = np.uintp(width * channels)
-    quarter = x.dtype.type(0.25)
+    lanes, quarter = lanes_of(x), x.dtype.type(0.25)
     for row in range(first * step, min(last * step, batch * out_height)):
         picture, i = divmod(row, out_height)
-        for j in range(out_width):
-            corner = np.uintp(((picture * height + 2 * i) * width + 2 * j) * channels)
-            out = np.uintp((row * out_width + j) * channels)
-            for c in range(np.uintp(channels)):
-                upper = cells[corner + c] + cells[corner + right + c]
-                lower = cells[corner + below + c] + cells[corner + below + right + c]
-                means[out + c] = (upper + lower) * quarter
+        corner, out = (picture * height + 2 * i) * below, row * out_width * channels
+        for _ in range(out_width):
+            if channels >= lanes:
+                for c in range(0, channels, lanes):
+                    shift = min(c, channels - lanes)  # the last vector may overlap the one before
+                    _mean_of_four(cells, corner + shift, channels, below, means, out + shift)
+            else:
+                for c in range(channels):
+                    upper = cells[corner + c] + cells[corner + channels + c]
+                    lower = cells[corner + below + c] + cells[corner + below + channels + c]
+                    means[out + c] = (upper + lower) * quarter
+            corner += 2 * channels
+            out += channels
 
 
 @njit(**INNER)

@@ -24,8 +24,8 @@ of the target after the other wants them::
     ring       line 3 | line 4 | line 2         of lines 2, 3 and 4 line 3 of the target is made;
                                  line 5         line 5 takes the place of line 2
 
-Where source and target together are more than caches hold, results go past them (`streaming`): in the caches they would
-only take the source's place.
+Where source and target together are more than caches hold, results go past them (`streaming`), a few pixels at a time:
+in the caches they would only take the source's place.
 
 Lines beyond the picture are not multiplied at all.  The gradient by input is the same with the filters turned over.
 """
@@ -70,7 +70,8 @@ PLAN = np.dtype(
             "taps b_first b_line_step b_step "  # lines of the filter, and where its cells are, first to last or turned
             "lines bands tasks "  # target lines of a task
             "ring line_size "  # lines that are kept with zeros around them, and their size
-            "streamed made scratch_of_worker work"  # whether the target goes past the caches; where its lines are made
+            "streamed pieces made "  # whether the target goes past the caches; pieces of its lines, and where they are
+            "scratch_of_worker work"
         ).split()
     ]
 )
@@ -112,9 +113,12 @@ def _plan(geometry, dtype, backward):
     n["scratch_of_worker"] = n["made"]
     moved = (g.batch * g.channels) * (source[1] * source[2] + target[1] * target[2]) * dtype.itemsize
     n["streamed"] = moved >= PAST_CACHES
+    n["pieces"] = 1
     if n["streamed"]:
-        # A line, behind what waits of the one before: less than a line of the cache.
-        n["scratch_of_worker"] += (-(-target[2] * g.channels // cache_line) + 1) * cache_line
+        n["pieces"] = max(target[2] // WIDE, 1)
+        # A piece, behind what waits of the one before: less than a line of the cache.
+        pixels = -(-target[2] // n["pieces"])
+        n["scratch_of_worker"] += (-(-pixels * g.channels // cache_line) + 1) * cache_line
     n["work"] = g.batch * target[1] * target[2] * g.channels * g.kernel_height * TAPS
     return numbers, int(WORKERS * n["scratch_of_worker"])
 
@@ -228,6 +232,7 @@ def _slide_tasks(
     line_size = plan.target_width * plan.channels
     inside = plan.first_column >= 0 and plan.first_column + plan.target_width + TAPS - 1 <= plan.width
     made = own + plan.made
+    results = scratch if plan.streamed else target
     for task in range(first, last):
         waiting = 0
         picture, band = divmod(task, plan.bands)
@@ -244,29 +249,39 @@ def _slide_tasks(
             into = (picture * plan.target_height + line) * line_size
             bottom = min(line + plan.first_line + reach, plan.height - 1)
             ahead = ((picture * plan.height + bottom + 1) * plan.width + plan.first_column) * plan.channels
-            results, result = target, into
-            if plan.streamed:
-                results, result = scratch, made + waiting
-            if inside and slope == LINEAR:
-                place = ((picture * plan.height + top) * plan.width + plan.first_column) * plan.channels
-                _slide_line(
-                    source, place, plan.dilation * plan.width * plan.channels, source.size, np.intp(0), taps,
-                    filters, weights, bias, floor, results, result, source, ahead, plan,
-                )  # fmt: skip
-            else:
+            if slope != LINEAR or not inside:
                 while copied <= bottom:
                     _copy_line(source, values, slope, slope_alpha, picture, copied, scratch, own, plan)
                     copied += 1
-                ring_size = plan.ring * plan.line_size
-                _slide_line(
-                    scratch, own + top % plan.ring * plan.line_size, plan.dilation * plan.line_size, own + ring_size,
-                    ring_size, taps, filters, weights, bias, floor, results, result, source, ahead, plan,
-                )  # fmt: skip
-            if activation > RELU:
-                finish(results, result, result + line_size, activation, alpha)
-            if plan.streamed:
-                count = waiting + line_size
-                waiting = stream(part(scratch, made, count), count, target, into - waiting, line + 1 == end)
+            for piece in range(plan.pieces):
+                first_pixel = piece * plan.target_width // plan.pieces
+                pixels = (piece + 1) * plan.target_width // plan.pieces - first_pixel
+                shift = first_pixel * plan.channels
+                result, after = into + shift, into + shift + line_size
+                if plan.streamed:
+                    # Nothing is fetched for the target then, for these lines are at hand.
+                    result, after = made + waiting, made
+                if inside and slope == LINEAR:
+                    place = ((picture * plan.height + top) * plan.width + plan.first_column) * plan.channels
+                    _slide_line(
+                        source, place + shift, plan.dilation * plan.width * plan.channels, source.size, np.intp(0),
+                        taps, filters, weights, bias, floor, results, result, pixels,
+                        source, ahead + shift, after, plan,
+                    )  # fmt: skip
+                else:
+                    place, ring_size = own + top % plan.ring * plan.line_size, plan.ring * plan.line_size
+                    _slide_line(
+                        scratch, place + shift, plan.dilation * plan.line_size, own + ring_size, ring_size,
+                        taps, filters, weights, bias, floor, results, result, pixels,
+                        source, ahead + shift, after, plan,
+                    )  # fmt: skip
+                count = pixels * plan.channels
+                if activation > RELU:
+                    finish(results, result, result + count, activation, alpha)
+                if plan.streamed:
+                    is_last = line + 1 == end and piece + 1 == plan.pieces
+                    count += waiting
+                    waiting = stream(part(scratch, made, count), count, target, into + shift - waiting, is_last)
     if plan.streamed:
         finish_streaming()
 
@@ -292,12 +307,12 @@ def _copy_line(source, values, slope, alpha, picture, line, scratch, own, plan):
 
 @njit(**INNER)
 def _slide_line(
-    a, place, line_step, ring_end, ring_size, taps, b, b_place, bias, floor, c, c_place, source, ahead, plan
+    a, place, line_step, ring_end, ring_size, taps, b, b_place, bias, floor, c, c_place, pixels,
+    source, ahead, after, plan,
 ):  # fmt: skip
-    """A line of the target; meanwhile its next line is fetched, and `source` from `ahead` on."""
-    lanes, step, pixels = lanes_of(a), plan.channels, plan.target_width
+    """Pixels of a line of the target; meanwhile `source` is fetched from `ahead` on, and C from `after` on."""
+    lanes, step = lanes_of(a), plan.channels
     b_line_step, b_step = plan.b_line_step, plan.b_step
-    after = c_place + pixels * step
     done = 0
     while done < pixels:
         count = 1
