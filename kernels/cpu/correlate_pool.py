@@ -24,7 +24,7 @@ from .prepared import prepared
 def correlate2d_max_pool2d(x, filters, bias, geometry, activation, alpha, pool, y, winner):
     """The same bits as from the two kernels, one after the other, unless those take other tiles than this one."""
     part = pooled_part(geometry, pool)
-    if windows.usable(part, activation, _window(pool), x.dtype):
+    if is_by_windows(x, geometry, activation, pool):
         return windows.forward(x, filters, bias, part, activation, y, winner)
     return forward(x, filters, bias, part, activation, alpha, _window(pool), y, winner)
 
@@ -43,6 +43,11 @@ def correlate2d_max_pool2d_gradient_filters(x, dy, y, winner, geometry, activati
     if winners.usable(part, activation, _window(pool), x.dtype):
         return winners.filters_gradient(x, dy, y, winner, part, activation, dfilters, dbias)
     return filters_gradient(x, dy, y, winner, part, activation, alpha, _window(pool), dfilters, dbias)
+
+
+def is_by_windows(x, geometry, activation, pool, **_):
+    """Whether `windows` computes such a correlation and pooling, given by the names of the kernel's arguments."""
+    return windows.usable(pooled_part(geometry, pool), activation, _window(pool), x.dtype)
 
 
 def _window(pool):
