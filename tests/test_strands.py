@@ -116,10 +116,12 @@ def test_calls_that_must_wait_do(threads):
     threads(2)
     calls, lent, (x, *_) = dense_step()
     gather, dense, loss, *others = calls
-    # What is known of `activate` is nothing: it may write what the layer reads, and what is next reads the layer's.
-    activate = cpu.activate, (x, RELU, 0.0, x)
+    # Of these activations nothing is known: they may write what the layer reads.
+    activate = cpu.activate, (x, RELU, 0.0, numbers(BATCH, 3))
     assert sizes([gather, activate, dense, loss, *others], lent) == [[1, 1], [], [7]]
     assert sizes([gather, dense, activate, loss], lent) == [[3, 3], [], [1]]
+    gradient = cpu.activate_gradient, (x, numbers(BATCH, 3), RELU, 0.0, numbers(BATCH, 3))
+    assert sizes([gather, gradient, dense], lent) == [[1, 1], [], [2]]
     # One sum over samples reads what another has written.
     (of_kernel, given), further = others[0], numbers(BATCH, 3)
     again = of_kernel, (further, given[1], given[2], LINEAR, 0.0, numbers(3, 8), given[6])

@@ -1,9 +1,10 @@
 """How the calls of a small network's step are shared among threads: in strands, and side by side.
 
-A kernel that shares its own work has all threads wait for each other at its end, which in a step of some ten small
-kernels, a few microseconds each, takes as long as a third of the work.  But most kernels treat every sample by itself.
-So a thread can go through all of them with some of the batch's samples, a *strand*, and only then wait for the
-others.  Gradients by weights, which are sums over all samples, come after that, each computed by one thread::
+A kernel that shares its own work has all threads wait for each other at its end, and one too small to be shared has
+the others wait for one: in a step of the digits network, a dozen kernels of a few microseconds each, that took a sixth
+of two threads' time.  But most kernels treat every sample by itself.  So a thread can go through all of them with some
+of the batch's samples, a *strand*, and only then wait for the others.  Gradients by weights, which are sums over all
+samples, come after that, each computed by one thread::
 
     phase 1   samples 0 .. 47     gather   correlate   dense   loss   gradient by input  |
               samples 48 .. 99    gather   correlate   dense   loss   gradient by input  |  all wait here,
@@ -68,11 +69,13 @@ class _Call(NamedTuple):
 
     @property
     def arrays(self):
+        """Those of the arguments that are arrays."""
         return [argument for argument in self.arguments if isinstance(argument, np.ndarray)]
 
     @property
     def written(self):
-        return self.arrays[len(self.arrays) - self.outputs :]
+        """The arrays that it writes, or may write."""
+        return self.arrays[-self.outputs :]
 
     @property
     def cut(self):
@@ -147,7 +150,7 @@ def _known(kernel, arguments):
         # The other ways to correlate are chosen by the size of the batch.
         if name != "correlate2d_max_pool2d" or is_by_windows(**given):
             return _Call(kernel, arguments, [names.index(one) for one in samples.split()], False, outputs)
-    return _Call(kernel, arguments, [], False, len(arguments))
+    return _Call(kernel, arguments, [], False, outputs=len(arguments))
 
 
 def _strands(calls, lent):
