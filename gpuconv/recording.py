@@ -32,11 +32,8 @@ class Recorder:
             return kernel
 
         def recorded(*arguments):
-            function = kernel
-            if hasattr(kernel, "prepare"):
-                function, arguments = kernel.prepare(*arguments)
-            self._calls.append((function, arguments))
-            function(*now(arguments))
+            self._calls.append((kernel, arguments))
+            kernel(*now(arguments))
 
         return recorded
 

@@ -26,6 +26,10 @@ class Counter(int):
         counter.again = again or (lambda: value)
         return counter
 
+    def ahead(self, by):
+        """A counter that always is so much larger."""
+        return Counter(int(self) + by, self.step, lambda: self.again() + by)
+
 
 def now(arguments):
     """The arguments of the first call: counters as plain numbers."""

@@ -908,9 +908,6 @@ def _check_repeated_steps(device, dtype):
         return arrays[1:], [(device.dropout, dropout), (device.adam, adam)]
 
     repeated, recorded = calls(Counter(first))
-    recorded = [
-        getattr(kernel, "prepare", lambda *given, kernel=kernel: (kernel, given))(*given) for kernel, given in recorded
-    ]
     for kernel, given in recorded:
         kernel(*now(given))
     device.repetition(recorded)(times)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import reference
 from gpuconv.kernels import cpu
-from gpuconv.kernels.cpu import windows, winners, winograd_input
+from gpuconv.kernels.cpu import pictures, windows, winners, winograd_input
 from gpuconv.kernels.cpu.epilogue import NO_WINDOW
+from gpuconv.kernels.cpu.product import lanes
 from gpuconv.kernels.cpu.workspace import NO_WINNERS
 from gpuconv.kernels.geometry import correlation_geometry, poolable, pooled_part, pooling_geometry
 from kernel_checks import CHECKS, Data
@@ -206,6 +207,47 @@ def test_windows_in_registers(geometry, name, dtype):
         for one, other in zip(*results, strict=True):
             np.testing.assert_array_equal(one, other)
     gpuconv.set_num_threads(before)
+
+
+# As many pictures as vectors hold, and some more; pixels that fill vectors, and some more; windows for several turns.
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "filters"), [((16, 8, 8, 1), 19), ((19, 9, 11, 1), 23), ((21, 16, 16, 1), 18)])
+def test_pictures_as_lanes(shape, filters, dtype):
+    geometry = correlation_geometry(shape, 3, filters)
+    pool = pooling_geometry(geometry.output_shape, 2)
+    part, data = pooled_part(geometry, pool), Data(1, dtype)
+    x, weights, bias = data.numbers(shape), data.numbers((3, 3, 1, filters)), data.numbers(filters)
+    x[1, 2, 3], x[2, 4, 4], x[3] = np.nan, np.inf, 0
+    before = gpuconv.get_num_threads()
+    for activation in (reference.LINEAR, reference.RELU):
+        results = []
+        for module, threads in ((windows, 1), (pictures, 1), (pictures, 2)):
+            gpuconv.set_num_threads(threads)
+            y, winner = np.zeros(pool.output_shape, dtype), np.full(pool.output_shape, 9, np.uint8)
+            compiled, arguments = module.forward(x, weights, bias, part, activation, y, winner)
+            compiled(*arguments)
+            results.append((y.tobytes(), winner.tobytes()))
+        assert results[0] == results[1] == results[2]
+        assert np.isnan(y).any()
+        assert winner.max() == 3
+    gpuconv.set_num_threads(before)
+
+
+def test_what_pictures_as_lanes_are_for():
+    wide = lanes(np.float32)
+
+    def usable(shape=(2 * wide, 8, 8, 1), filters=wide + 1, size=3, **settings):
+        geometry = correlation_geometry(shape, size, filters, **settings)
+        return pictures.usable(pooled_part(geometry, pooling_geometry(geometry.output_shape, 2)), np.dtype(np.float32))
+
+    assert usable()
+    assert usable((wide, 16, 16, 1))
+    assert not usable((wide - 1, 8, 8, 1))
+    assert not usable((wide, 17, 16, 1))
+    assert not usable((wide, 8, 8, 2))
+    assert not usable(filters=2 * wide)
+    assert not usable(size=2)
+    assert not usable(strides=2)
 
 
 def test_what_windows_in_registers_are_for():

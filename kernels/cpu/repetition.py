@@ -8,6 +8,9 @@ one table of 64-bit words, and a compiled loop calls the kernels with them::
     places       0           93          ...           where each call's words start
     words        [address, extents, strides, number, ... ][ ...
 
+Calls of a small network come in phases and branches (`strands`), which are ranges of these tables: a thread makes the
+calls of a branch, and a phase ends when all of its branches have.
+
 What grows from step to step (`Counter`) are single words, and those of an array that is lent are written anew when
 another takes its place.  An *entry* is a function of a few instructions for each kernel that hands it the words as
 Numba's functions want their arguments: one after the other, arrays as the fields of their structure.  It is made of
@@ -16,6 +19,7 @@ LLVM's language directly, in a few milliseconds, since it has nothing to optimis
 
 import ctypes
 import functools
+import itertools
 
 import numpy as np
 from llvmlite import binding, ir
@@ -24,7 +28,9 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from ..repetition import Counter, Lent, counters_of, now
-from .compiling import KERNEL
+from .compiling import INNER, KERNEL
+from .strands import phases_of
+from .threads import LARGE_WORK, share
 
 _WORD = ir.IntType(64)
 _ENTRY = ir.FunctionType(ir.VoidType(), [_WORD.as_pointer()])
@@ -33,8 +39,13 @@ _ENTRY = ir.FunctionType(ir.VoidType(), [_WORD.as_pointer()])
 def repetition(calls, lent=()):
     """Make calls again that have been made once: see `gpuconv.kernels.repetition.repetition`.
 
-    Kernels are compiled functions, and all arrays contiguous and open to writing.
+    All arrays are contiguous and open to writing.
     """
+    arranged = phases_of(calls, lent)
+    branches = [branch for phase in arranged for branch in phase]
+    phase_ends = list(itertools.accumulate(map(len, arranged)))
+    branch_ends = list(itertools.accumulate(map(len, branches)))
+    calls = [call for branch in branches for call in branch]
     lent_places = {id(array): [] for array in lent}
     entries, places, words, growing = [], [], [], []
     for kernel, arguments in calls:
@@ -46,18 +57,18 @@ def repetition(calls, lent=()):
             if id(argument) in lent_places:
                 lent_places[id(argument)].append(len(words))
             words += _words(argument)
-    tables = (np.array(numbers, np.int64) for numbers in (entries, places, words, growing))
+    tables = (np.array(numbers, np.int64) for numbers in (phase_ends, branch_ends, entries, places, words, growing))
     return _Repetition(calls, lent, list(lent_places.values()), *tables)
 
 
 class _Repetition:
     """Calls that hold their arrays, but for those lent: the words are only addresses."""
 
-    def __init__(self, calls, lent, lent_places, entries, places, words, growing):
+    def __init__(self, calls, lent, lent_places, phase_ends, branch_ends, entries, places, words, growing):
         self._held, self._counters = Lent(calls, lent), counters_of(calls)
         self._lent_places, self._words, self._growing = lent_places, words, growing
         steps = np.array([counter.step for counter in self._counters], np.int64)
-        self._table = entries, places, words, growing, steps
+        self._table = phase_ends, branch_ends, entries, places, words, growing, steps
         words[growing] += steps
 
     def restart(self, lent=()):
@@ -90,10 +101,11 @@ _entries = {}
 
 
 def _entry(kernel, arguments):
-    """The address of the entry of a kernel that has been called with such arguments."""
+    """The address of the entry of a kernel for such arguments."""
     key = kernel, *[(a.dtype, a.ndim) if isinstance(a, np.ndarray) else type(a) for a in arguments]
     if key not in _entries:
         kinds = tuple(map(kernel.typeof_pyval, now(arguments)))
+        kernel.compile(kinds)  # if it has not been called with such arguments yet
         _entries[key] = _make_entry(kernel.overloads[kinds], f"entry_{len(_entries)}")
     return _entries[key]
 
@@ -146,9 +158,19 @@ def _call(typing, entry, words, place):
 
 
 @njit(**KERNEL)
-def _repeat(entries, places, words, growing, steps, times):
+def _repeat(phase_ends, branch_ends, entries, places, words, growing, steps, times):
     for _ in range(times):
-        for k in range(entries.size):
-            _call(entries[k], words, places[k])
+        begin = 0
+        for end in phase_ends:
+            # Each branch is large: whoever has done one takes the next.
+            share(_make_branches, (begin, branch_ends, entries, places, words), end - begin, LARGE_WORK)
+            begin = end
         for k in range(growing.size):
             words[growing[k]] += steps[k]
+
+
+@njit(**INNER)
+def _make_branches(first, last, worker, begin, branch_ends, entries, places, words):
+    for branch in range(begin + first, begin + last):
+        for k in range(branch_ends[branch - 1] if branch else 0, branch_ends[branch]):
+            _call(entries[k], words, places[k])

@@ -288,7 +288,8 @@ def _run(body, arguments, tasks, work):
         As for `share`.
     """
     helpers = min(read(HELPERS), min(tasks - 1, work // SERIAL_WORK))
-    if helpers <= 0 or exchange(BUSY, 1):
+    # Jobs within jobs are told by looking: all threads that write the word would wait for each other.
+    if helpers <= 0 or read(BUSY) or exchange(BUSY, 1):
         if tasks > 0:
             _call(body, arguments, 0, tasks, 0)
         return

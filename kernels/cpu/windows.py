@@ -23,7 +23,7 @@ windows of a task.  The cells of a window see 16 pixels, each of which is then l
 That is 36 multiply-adds and 16 loads a window and vector, and with the largest cell 100 instructions, which bound it:
 nine steps as above and the largest cells of two vectors have 290.
 
-The gradient by filters is in `winners`.
+Where vectors of channels would be half empty, `pictures` takes these filters; the gradient by filters is in `winners`.
 """
 
 import functools
@@ -96,12 +96,12 @@ def corners_of(geometry, pictures):
 
 def forward(x, filters, bias, geometry, activation, y, winner):
     """The compiled function and its arguments, as `prepared` wants them."""
-    if _is_small(geometry):
+    if is_small(geometry):
         return _correlate_small, (x, filters, bias, activation, corners_of(geometry, 1), geometry.width, y, winner)
     return _correlate, (x, filters, bias, activation, *places_of(geometry), y, winner)
 
 
-def _is_small(geometry):
+def is_small(geometry):
     """Whether a pixel is seen by neighbouring cells of a window, and the filters of a vector of channels are few."""
     g = geometry
     shape = g.kernel_height, g.kernel_width, g.channels
@@ -109,7 +109,7 @@ def _is_small(geometry):
     return shape == (SMALL, SMALL, 1) and steps == (1, 1, 1, 1)
 
 
-def _largest(builder, sums, addend, floor):
+def largest_of_window(builder, sums, addend, floor):
     """The largest of a window's cells, whose sums these are, and its number; results below the floor become it."""
     floors = spread(builder, floor, addend.type.count)
     results = [builder.fadd(total, addend) for total in sums]
@@ -117,6 +117,23 @@ def _largest(builder, sums, addend, floor):
         builder,
         [builder.select(builder.fcmp_ordered("<", result, floors), floors, result) for result in results],
     )
+
+
+def sums_of_window(builder, pixel, weights, zero):
+    """The four cells' sums of a window, for filters of SMALL x SMALL cells of one channel.
+
+    ``pixel(i, j)`` loads the pixel in line i and column j from the window's corner.  It is multiplied for all cells of
+    the window that see it.  Each cell sees its pixels in the order of the filter, which is that of the sum.
+    """
+    sums = [zero] * 4
+    for i in range(SMALL + 1):
+        for j in range(SMALL + 1):
+            number = pixel(i, j)
+            for cell in range(4):
+                a, b = i - cell // 2, j - cell % 2
+                if 0 <= a < SMALL and 0 <= b < SMALL:
+                    sums[cell] = multiply_add(builder, number, weights[a * SMALL + b], sums[cell])
+    return sums
 
 
 def _window_tile(vectors):
@@ -171,7 +188,7 @@ def _window_tile(vectors):
             for number, shift in enumerate(shifts):
                 addend = read_bias(builder.add(start, shift))
                 totals = [builder.load(line[number]) for line in sums]
-                best, number_of_best = _largest(builder, totals, addend, floor)
+                best, number_of_best = largest_of_window(builder, totals, addend, floor)
                 write_y(best, builder.add(out, shift))
                 kind = ir.VectorType(context.get_value_type(kinds[12].dtype), lanes)
                 write_winner(builder.trunc(number_of_best, kind), builder.add(out, shift))
@@ -220,20 +237,14 @@ def _small_windows(typing, x, origin, below, corners, filters, start, step, bias
         kind = ir.VectorType(context.get_value_type(kinds[10].dtype), addend.type.count)
         picture = builder.gep(pixels, [origin])
         with cgutils.for_range(builder, builder.extract_value(table.shape, 0), intp=_I64) as loop:
-            line = builder.gep(picture, [builder.load(builder.gep(table.data, [loop.index]))])
-            sums = [constant(addend.type, 0.0)] * 4
-            # A pixel is multiplied for all cells of the window that see it.  Each cell sees its pixels in the order of
-            # the filter, which is that of the sum.
-            for i in range(SMALL + 1):
-                for j in range(SMALL + 1):
-                    number = builder.load(builder.gep(line, [_I64(j)]))
-                    pixel = spread(builder, number, addend.type.count)
-                    for cell in range(4):
-                        a, b = i - cell // 2, j - cell % 2
-                        if 0 <= a < SMALL and 0 <= b < SMALL:
-                            sums[cell] = multiply_add(builder, pixel, weights[a * SMALL + b], sums[cell])
-                line = builder.gep(line, [below])
-            best, number_of_best = _largest(builder, sums, addend, floor)
+            corner = builder.gep(picture, [builder.load(builder.gep(table.data, [loop.index]))])
+
+            def pixel(i, j):
+                place = builder.add(builder.mul(below, _I64(i)), _I64(j))
+                return spread(builder, builder.load(builder.gep(corner, [place])), addend.type.count)
+
+            sums = sums_of_window(builder, pixel, weights, constant(addend.type, 0.0))
+            best, number_of_best = largest_of_window(builder, sums, addend, floor)
             place = builder.add(out, builder.mul(loop.index, step))
             write_y(best, place)
             write_winner(builder.trunc(number_of_best, kind), place)

@@ -1,5 +1,6 @@
 """Scratch memory, kept from call to call: a step of training allocates none."""
 
+import contextlib
 import functools
 import threading
 
@@ -15,10 +16,10 @@ FEWEST_BYTES = (1 << 22) - 4096
 
 
 class _Buffers(threading.local):
-    """One buffer for each type of number, of each thread."""
+    """One buffer for each type of number, of each thread; and others for calls that it lets run at the same time."""
 
     def __init__(self):
-        self.of = {}
+        self.of, self.others = {}, {}
 
 
 _buffers = _Buffers()
@@ -33,6 +34,16 @@ def workspace(count, dtype):
         start = -memory.ctypes.data % LINE_BYTES
         buffer = _buffers.of[dtype] = memory[start : start + size].view(dtype)
     return buffer
+
+
+@contextlib.contextmanager
+def other_scratch(number):
+    """For the length of a ``with`` block, `workspace` gives other arrays: the same ones for the same number."""
+    own, _buffers.of = _buffers.of, _buffers.others.setdefault(number, {})
+    try:
+        yield
+    finally:
+        _buffers.of = own
 
 
 def zeros(dtype, count=0):
