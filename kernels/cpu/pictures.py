@@ -144,7 +144,6 @@ def _correlate_pictures(first, last, worker, x, filters, bias, activation, corne
     floor = x.dtype.type(0) if activation == RELU else x.dtype.type(-np.inf)
     size, results = x.size // batch, y.size // batch
     pixels, weights, all_tops, all_places = flat(x), flat(filters), flat(y), flat(winner)
-    some = SOME_RESULTS // channels
     turned, tops, places, rows = (
         local_array(ROOM, x), local_array(ROOM, x), local_array(ROOM, x), local_array(ROOM, x)
     )  # fmt: skip
