@@ -133,11 +133,13 @@ else:
     SCALAR_TILES = (RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3), RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3))
     # For tensor cores, by warps of 64 x 32 and of 64 x 64 sums; of 32 x 32 where a larger tile would have few warps.
     # A warp of 64 x 32 has so little to multiply that deep strips pay, of which fewer begin.
-    # Three products: three warps for each of the four schedulers, of which one loads while others multiply.
+    # Three products: three warps for each of the four schedulers, of which one loads while others multiply.  The last
+    # two have smaller warps, of 32 x 32 and of 16 x 32 sums, for grids of few blocks.
     THREE_PRODUCT_TILES = (
         RegisterTile(128, 64, 16, 3, 8, 8, 8, 4, 3),
         RegisterTile(64, 64, 16, 3, 8, 8, 8, 4, 6),
         RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3),
+        RegisterTile(64, 32, 16, 3, 2, 8, 8, 4, 4),
     )
     FRAGMENT_TILES = (
         RegisterTile(128, 128, 16, 2, 8, 16, 8, 4, 2),
