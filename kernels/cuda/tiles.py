@@ -130,8 +130,8 @@ else:
         RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3),
     )
     # For channels that are fetched one by one: more threads to a tile, each with fewer of its addresses to keep.  With
-    # 128 x 32, a thread fetches for 16 pixels, whose places are found in a loop and kept in local memory until the first
-    # strip is fetched; two loops of 8, which the compiler unrolls, would make the kernel three to four times as long.
+    # 128 x 32, a thread fetches for 16 pixels, whose places are found in a loop and kept in local memory until it has
+    # fetched a strip; two loops of 8, which the compiler unrolls, would make the kernel three to five times as long.
     SCALAR_TILES = (RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3), RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3))
     # For tensor cores, by warps of 64 x 32 and of 64 x 64 sums; of 32 x 32 where a larger tile would have few warps.
     # A warp of 64 x 32 has so little to multiply that deep strips pay, of which fewer begin.
