@@ -86,6 +86,11 @@ def test_few_filters_have_a_narrow_tile():
     assert (tile.rows, tile.columns) == (128, 32)
 
 
+def test_few_blocks_have_the_smallest_warps():
+    tile = tiles.register_tile(tiles.THREE_PRODUCT_TILES, 128, 64, 16, 1024, 132)
+    assert (tile.rows, tile.columns, tile.threads, tile.thread_sums) == (64, 32, 128, 16)
+
+
 def test_strips_are_deep_where_channels_fill_them():
     for channels, depth in ((64, 32), (48, 16)):
         tile = tiles.register_tile(tiles.FRAGMENT_TILES, 32 * 56 * 56, 64, 1, channels, 132)

@@ -56,6 +56,8 @@ MOST_CHANNELS = 8
 ROWS, FETCHES = 4, 4
 # Of shared memory, in numbers of 4 bytes, and of registers that hold sums and dz.
 SHARED_NUMBERS, MOST_REGISTERS = 12288, 96
+# A multiprocessor has registers for 5 blocks with up to so many of these, and for 4 with more.
+FEW_REGISTERS = 56
 
 
 class Layout(NamedTuple):
@@ -111,8 +113,12 @@ def suits(g):
 def _suits(g):
     if (g.dilation_height, g.dilation_width) != (1, 1):
         return False
-    registers = ROWS * g.out_channels + 4 * (ROWS + g.kernel_height - 1)
-    return layout_of(g) is not None and registers <= MOST_REGISTERS
+    return layout_of(g) is not None and _registers(g.out_channels, g.kernel_height) <= MOST_REGISTERS
+
+
+def _registers(channels, kernel_height):
+    """How many registers of a thread hold its sums, and four filters of a column of dz."""
+    return ROWS * channels + 4 * (ROWS + kernel_height - 1)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -222,8 +228,9 @@ def _kernel(t, wide, activation):
     numbers, count, fetched = t.numbers, ROWS * t.channels, 4 * FETCHES
     kernel_height, channels, line = t.kernel_height, t.channels, 4 * t.pitch
     weights_begin, next_plane = t.quads * t.plane, t.plane - 4 * t.kernel_width
+    resident = 5 if _registers(channels, kernel_height) <= FEW_REGISTERS else 4
 
-    @cuda.jit(cache=True, **toolkit.bounds(t.threads, 4))
+    @cuda.jit(cache=True, **toolkit.bounds(t.threads, resident))
     def narrow_gradient(dy, y, filters, p, alpha, dx):
         kept = cuda.shared.array(numbers, np.float32, alignment=ALIGNMENT)
         sums = cuda.local.array(count, np.float32)

@@ -129,15 +129,19 @@ else:
         RegisterTile(128, 32, 8, 4, 8, 8, 8, 4, 4),
         RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3),
     )
-    # For channels that are fetched one by one: more threads to a tile, each with fewer of its addresses to keep.
+    # For channels that are fetched one by one: more threads to a tile, each with fewer of its addresses to keep.  With
+    # 128 x 32, a thread fetches for 16 pixels, whose places are found in a loop and kept in local memory until it has
+    # fetched a strip; two loops of 8, which the compiler unrolls, would make the kernel three to five times as long.
     SCALAR_TILES = (RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3), RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3))
     # For tensor cores, by warps of 64 x 32 and of 64 x 64 sums; of 32 x 32 where a larger tile would have few warps.
     # A warp of 64 x 32 has so little to multiply that deep strips pay, of which fewer begin.
-    # Three products: three warps for each of the four schedulers, of which one loads while others multiply.
+    # Three products: three warps for each of the four schedulers, of which one loads while others multiply.  The last
+    # two have smaller warps, of 32 x 32 and of 16 x 32 sums, for grids of few blocks.
     THREE_PRODUCT_TILES = (
         RegisterTile(128, 64, 16, 3, 8, 8, 8, 4, 3),
         RegisterTile(64, 64, 16, 3, 8, 8, 8, 4, 6),
         RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3),
+        RegisterTile(64, 32, 16, 3, 2, 8, 8, 4, 4),
     )
     FRAGMENT_TILES = (
         RegisterTile(128, 128, 16, 2, 8, 16, 8, 4, 2),
