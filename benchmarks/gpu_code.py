@@ -174,7 +174,7 @@ def figures(text):
     -------
     dict
         ``code`` (instructions), ``local`` (accesses to local memory); of the hot loop, zero where there is none:
-        ``loop`` (instructions), ``multiply_adds`` and ``tensor`` (their numbers), ``share`` (of both in the loop),
+        ``loop`` (instructions), ``loop_local`` (of local memory), ``multiply_adds`` and ``tensor`` (their numbers), ``share`` (of both in the loop),
         ``integers``, ``barriers``; and widths of accesses, as of `widths`: ``global_loads``, ``global_copies``,
         ``global_stores`` of the whole kernel, ``shared_loads`` and ``shared_stores`` of the loop.
     """
@@ -191,6 +191,7 @@ def figures(text):
         "code": code.size,
         "local": _sum(count(code.instructions), LOCAL),
         "loop": len(inside),
+        "loop_local": _sum(counts, LOCAL),
         "multiply_adds": multiply_adds,
         "tensor": tensor,
         "share": round((multiply_adds + tensor) / len(inside), 4) if inside else 0.0,
