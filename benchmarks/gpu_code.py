@@ -174,9 +174,10 @@ def figures(text):
     -------
     dict
         ``code`` (instructions), ``local`` (accesses to local memory); of the hot loop, zero where there is none:
-        ``loop`` (instructions), ``loop_local`` (of local memory), ``multiply_adds`` and ``tensor`` (their numbers), ``share`` (of both in the loop),
-        ``integers``, ``barriers``; and widths of accesses, as of `widths`: ``global_loads``, ``global_copies``,
-        ``global_stores`` of the whole kernel, ``shared_loads`` and ``shared_stores`` of the loop.
+        ``loop`` (instructions), ``loop_local`` (of them, accesses to local memory), ``multiply_adds`` and ``tensor``
+        (their numbers), ``share`` (of both in the loop), ``integers``, ``barriers``; and widths of accesses, as of
+        `widths`: ``global_loads``, ``global_copies``, ``global_stores`` of the whole kernel, ``shared_loads`` and
+        ``shared_stores`` of the loop.
     """
     code = Code(text)
     hot = code.hot_loop()

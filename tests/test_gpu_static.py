@@ -118,8 +118,8 @@ def test_the_hot_loop_is_the_inner_one_of_those_with_products():
     code = gpu_code.Code(LISTING)
     assert [code.inside(loop)[0].split()[0] for loop in code.loops] == ["LDS.128", "LDG.E.128.CONSTANT"]
     assert gpu_code.figures(LISTING) == {
-        "code": 15, "local": 0, "loop": 6, "loop_local": 0, "multiply_adds": 2, "tensor": 0, "share": round(2 / 6, 4), "integers": 1,
-        "barriers": 0, "global_loads": "1 x 128", "global_copies": "", "global_stores": "1 x 32",
+        "code": 15, "local": 0, "loop": 6, "loop_local": 0, "multiply_adds": 2, "tensor": 0, "share": round(2 / 6, 4),
+        "integers": 1, "barriers": 0, "global_loads": "1 x 128", "global_copies": "", "global_stores": "1 x 32",
         "shared_loads": "1 x 128", "shared_stores": "",
     }  # fmt: skip
     without = LISTING.replace("FFMA", "FADD")
