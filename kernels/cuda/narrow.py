@@ -57,7 +57,7 @@ ROWS, FETCHES = 4, 4
 # Of shared memory, in numbers of 4 bytes, and of registers that hold sums and dz.
 SHARED_NUMBERS, MOST_REGISTERS = 12288, 96
 # A multiprocessor has registers for 5 blocks with up to so many of these, and for 4 with more.
-FEW_REGISTERS = 56
+FEW_REGISTERS = 36
 
 
 class Layout(NamedTuple):
