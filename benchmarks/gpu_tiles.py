@@ -124,9 +124,11 @@ def only(tile):
         patch.setattr(tiles, family.choices, (tile.tile,))
         correlate_filters._plan.cache_clear()
         precision.set_precision(family.precision)
-        yield family.work(tile.name, family.geometry)
-    precision.set_precision(before)
-    correlate_filters._plan.cache_clear()
+        try:
+            yield family.work(tile.name, family.geometry)
+        finally:
+            precision.set_precision(before)
+            correlate_filters._plan.cache_clear()
 
 
 def row_name(kernel, function, description):

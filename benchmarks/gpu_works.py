@@ -63,40 +63,27 @@ def _correlations():
 
 def forward(name, g):
     """A correlation of geometry g, with ReLU."""
-
-    def arguments(empty):
-        return (
-            empty(g.input_shape), empty(g.filters_shape), empty(g.out_channels), g, RELU, 0.0, empty(g.output_shape),
-        )  # fmt: skip
-
-    return Work(name, "correlate2d", arguments, _flops(g))
+    return _layer(name, "correlate2d", g, (g.input_shape, g.filters_shape, g.out_channels), (g.output_shape,))
 
 
 def by_input(name, g):
     """Its gradient by the input."""
-
-    def arguments(empty):
-        return (
-            empty(g.output_shape), empty(g.output_shape), empty(g.filters_shape), g, RELU, 0.0, empty(g.input_shape),
-        )  # fmt: skip
-
-    return Work(name, "correlate2d_gradient_input", arguments, _flops(g))
+    given = g.output_shape, g.output_shape, g.filters_shape
+    return _layer(name, "correlate2d_gradient_input", g, given, (g.input_shape,))
 
 
 def by_filters(name, g):
     """Its gradient by the filters."""
-
-    def arguments(empty):
-        return (
-            empty(g.input_shape), empty(g.output_shape), empty(g.output_shape), g, RELU, 0.0,
-            empty(g.filters_shape), empty(g.out_channels),
-        )  # fmt: skip
-
-    return Work(name, "correlate2d_gradient_filters", arguments, _flops(g))
+    given = g.input_shape, g.output_shape, g.output_shape
+    return _layer(name, "correlate2d_gradient_filters", g, given, (g.filters_shape, g.out_channels))
 
 
-def _flops(g):
-    return 2 * int(np.prod(g.output_shape)) * int(np.prod(g.filters_shape[:3]))
+def _layer(name, function, g, given, computed):
+    """What makes arrays of some shapes of those of others."""
+    return Work(
+        name, function, lambda empty: (*map(empty, given), g, RELU, 0.0, *map(empty, computed)),
+        2 * int(np.prod(g.output_shape)) * int(np.prod(g.filters_shape[:3])),
+    )  # fmt: skip
 
 
 def _dense():

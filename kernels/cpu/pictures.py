@@ -22,7 +22,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..formulas import RELU
-from .builders import constant, keep_loop, spread
+from .builders import keep_loop, spread
 from .compiling import INNER, KERNEL
 from .local import local_array
 from .processor import REGISTER_BYTES
@@ -102,7 +102,7 @@ def _windows_of_channel(typing, x, below, corners, filters, channel, step, bias,
                 place = builder.add(corner, builder.add(builder.mul(below, _I64(i)), _I64(j)))
                 return read_pixels(builder.mul(place, _I64(lanes)))
 
-            sums = sums_of_window(builder, pixel, weights, constant(addend.type, 0.0))
+            sums = sums_of_window(builder, pixel, weights)
             best, number_of_best = largest_of_window(builder, sums, addend, floor)
             out = builder.mul(builder.add(channel, builder.mul(loop.index, step)), _I64(lanes))
             write_top(best, out)

@@ -392,7 +392,7 @@ def _mean_of_four(typing, cells, corner, right, below, means, out):
 @njit(**INNER)
 def _average_rows_2x2(first, last, worker, x, y, step):
     batch, out_height, out_width, channels = y.shape
-    height, below = x.shape[1], x[0, 0].size
+    height, below = x.shape[1], x.shape[2] * channels
     cells, means = x.reshape(-1), y.reshape(-1)
     lanes, quarter = lanes_of(x), x.dtype.type(0.25)
     for row in range(first * step, min(last * step, batch * out_height)):

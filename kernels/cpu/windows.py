@@ -119,13 +119,13 @@ def largest_of_window(builder, sums, addend, floor):
     )
 
 
-def sums_of_window(builder, pixel, weights, zero):
+def sums_of_window(builder, pixel, weights):
     """The four cells' sums of a window, for filters of SMALL x SMALL cells of one channel.
 
     ``pixel(i, j)`` loads the pixel in line i and column j from the window's corner.  It is multiplied for all cells of
     the window that see it.  Each cell sees its pixels in the order of the filter, which is that of the sum.
     """
-    sums = [zero] * 4
+    sums = [constant(weights[0].type, 0.0)] * 4
     for i in range(SMALL + 1):
         for j in range(SMALL + 1):
             number = pixel(i, j)
@@ -243,7 +243,7 @@ def _small_windows(typing, x, origin, below, corners, filters, start, step, bias
                 place = builder.add(builder.mul(below, _I64(i)), _I64(j))
                 return spread(builder, builder.load(builder.gep(corner, [place])), addend.type.count)
 
-            sums = sums_of_window(builder, pixel, weights, constant(addend.type, 0.0))
+            sums = sums_of_window(builder, pixel, weights)
             best, number_of_best = largest_of_window(builder, sums, addend, floor)
             place = builder.add(out, builder.mul(loop.index, step))
             write_y(best, place)
