@@ -15,6 +15,7 @@ from gpuconv.kernels.cpu import compiling
 from gpuconv.kernels.cpu.compiling import INNER, KERNEL
 from numba import njit
 from numba.core import compiler
+from numba.core.errors import TypingError
 from numba.core.registry import CPUDispatcher
 
 MODULES = [module.name for module in pkgutil.iter_modules(cpu.__path__)]
@@ -53,6 +54,39 @@ def test_compiled_code_calls_no_kernel(name):
                 assert called.targetoptions.get("pipeline_class") is not KERNEL["pipeline_class"], (
                     f"{function.__name__} calls {used}"
                 )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_all_functions_are_compiled_without_references(name):
+    # One that counts them would give back one that a view from another has not taken.
+    module = importlib.import_module(f"gpuconv.kernels.cpu.{name}")
+    for function in vars(module).values():
+        if isinstance(function, CPUDispatcher) and function.targetoptions.get("inline") != "always":
+            assert function.targetoptions["_nrt"] is False, function.__name__
+
+
+def test_compiled_code_counts_no_references():
+    def sums_of_halves(numbers, others, sums):
+        for k in range(sums.size):
+            half = numbers[k:] if k % 2 else others[:k]
+            sums[k] = half.sum()
+
+    def counts(options):
+        function = njit(**{**options, "cache": False})(sums_of_halves)
+        function(np.arange(9.0), np.arange(9.0), np.zeros(9))
+        ((_, code),) = function.inspect_asm().items()
+        return code.count("NRT_")
+
+    assert counts(KERNEL) == 0 < counts({})
+
+
+def test_kernels_make_no_arrays():
+    @njit(**{**KERNEL, "cache": False})
+    def copied(numbers):
+        return np.zeros(numbers.size)
+
+    with pytest.raises(TypingError, match="array"):
+        copied(np.zeros(3))
 
 
 def test_passes_that_are_left_out_are_numbas():

@@ -20,7 +20,7 @@ def blocks(size):
     return (size + BLOCK - 1) // BLOCK
 
 
-@njit(**INNER)
+@njit(inline="always")
 def within(array, first, last):
     """The blocks ``first .. last - 1`` of a flat array, as `part`.
 

@@ -10,6 +10,11 @@ out here, a tenth of all: inner functions, array expressions, exceptions with co
 
 Of the kernels, which only Python calls, it is the LLVM code that nobody wants: read from the disk, it fills thirty
 times the memory of the machine code.
+
+Nobody counts references to arrays.  Python holds those that a kernel is called with until it returns, and kernels make
+none: one that tries is not compiled, and neither is a function that returns an array.  Counting is one indivisible step
+for each slice and each new name of an array, for which threads that use the same array wait for each other: more than
+half of the time of Winograd's transforms.
 """
 
 import llvmlite.binding as llvm
@@ -98,14 +103,18 @@ class _KernelCompiler(_Compiler):
     library_class = _KernelLibrary
 
 
-_BOTH = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+# `_nrt` is Numba's run-time for memory: references, and arrays that compiled code makes.
+_ALL = {"cache": True, "error_model": "numpy", "_nrt": False}
+
+# Functions that both Python and compiled functions call.
+SHARED = {**_ALL, "nogil": True, "no_cfunc_wrapper": True}
 
 # Functions that only compiled functions call: they do without wrappers for Python and C, too, which for many arguments
 # take longer to compile than the function itself.
-INNER = {**_BOTH, "no_cpython_wrapper": True, "pipeline_class": _InnerCompiler}
+INNER = {**SHARED, "no_cpython_wrapper": True, "pipeline_class": _InnerCompiler}
 
 # Functions that only Python calls.
-KERNEL = {**_BOTH, "pipeline_class": _KernelCompiler}
+KERNEL = {**SHARED, "pipeline_class": _KernelCompiler}
 
 # Functions that are called by their address.
-CALLBACK = {"cache": True, "error_model": "numpy", "pipeline_class": _KernelCompiler}
+CALLBACK = {**_ALL, "pipeline_class": _KernelCompiler}

@@ -209,11 +209,13 @@ def _operands(a, b, sloped, values, slope, slope_alpha, c, sums, tables, scratch
     a, b, values = flat(a), flat(b), flat(values)
     depth = b.size // width
     if sloped == A and slope != LINEAR:
-        a = _dz(a, values, slope, slope_alpha, scratch)
+        multiply_by_slope(a, values, np.intp(0), a.size, slope, slope_alpha, scratch, np.intp(0))
+        a = part(scratch, np.intp(0), a.size)
         rest = behind(scratch, a.size)
     elif sloped == B:
         if slope != LINEAR:
-            b = _dz(b, values, slope, slope_alpha, scratch)
+            multiply_by_slope(b, values, np.intp(0), b.size, slope, slope_alpha, scratch, np.intp(0))
+            b = part(scratch, np.intp(0), b.size)
         rest = behind(scratch, b.size)
         _add_rows(b, sums, rest)
     if plan.packing:
@@ -256,13 +258,6 @@ def _add_rows(dz, dbias, scratch):
         for f in range(outputs):
             own = f < (vectors - 1) * lanes or outputs < lanes
             dbias[f] += block[f if own else f + vectors * lanes - outputs]
-
-
-@njit(**INNER)
-def _dz(dy, y, activation, alpha, scratch):
-    """dy times the activation's slope, at the start of the scratch memory."""
-    multiply_by_slope(dy, y, np.intp(0), dy.size, activation, alpha, scratch, np.intp(0))
-    return part(scratch, np.intp(0), dy.size)
 
 
 @njit(**INNER)

@@ -76,7 +76,7 @@ def _numbers_of(tables):
     return tables[:PLAN_SIZE].view(PLAN)[0]
 
 
-@njit(**INNER)
+@njit(inline="always")
 def _phases_of(tables):
     return tables[PLAN_SIZE : _numbers_of(tables).phases_end].view(PHASE)
 

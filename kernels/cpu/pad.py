@@ -28,7 +28,7 @@ def _zero_pad_rows(first, last, worker, x, top, left, y, step):
             line[:] = zero
         else:
             line[:begin] = zero
-            line[begin:end] = lines[picture * height + i - top]
+            _copy(lines[picture * height + i - top], line[begin:end])
             line[end:] = zero
 
 
@@ -47,4 +47,10 @@ def _crop_rows(first, last, worker, x, top, left, y, step):
     begin, end = left * channels, (left + width) * channels
     for row in range(first * step, min(last * step, batch * height)):
         picture, i = divmod(row, height)
-        lines[row][:] = padded[picture * x.shape[1] + top + i][begin:end]
+        _copy(padded[picture * x.shape[1] + top + i][begin:end], lines[row])
+
+
+@njit(**INNER)
+def _copy(source, target):
+    for k in range(target.size):
+        target[k] = source[k]

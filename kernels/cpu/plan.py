@@ -95,7 +95,7 @@ def numbers_of(tables):
     return tables[:PLAN_SIZE].view(PLAN)[0]
 
 
-@njit(**INNER)
+@njit(inline="always")
 def phases_of(tables):
     """Its phases."""
     return tables[PLAN_SIZE : numbers_of(tables).phases_end].view(PHASE)

@@ -193,7 +193,7 @@ def _max_rows_2x2(first, last, worker, x, y, winner, step):
             ahead += 4 * channels
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**INNER)
 def largest_of_windows(cells, corner, below, right, window, count, channels, tops, places, out, next_out):
     """The largest cells of `count` windows side by side, and their numbers.
 

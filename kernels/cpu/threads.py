@@ -41,7 +41,7 @@ from numba import cfunc, config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .compiling import CALLBACK, INNER, KERNEL
+from .compiling import CALLBACK, INNER, KERNEL, SHARED
 
 # Multiply-adds that are worth a thread: a kernel with fewer has none but the caller, one with more a helper for each so
 # many.  About three microseconds of one core, where waking a helper that still looks for work takes less than one.
@@ -260,7 +260,7 @@ def _call(typing, function, arguments, first, last, worker):
     return types.void(*[types.intp] * 5), code
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+@njit(**SHARED)
 def _wake(worker):
     own = OWN + worker * OWN_WORDS
     if exchange(own + ASLEEP, 0):

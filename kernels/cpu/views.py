@@ -1,23 +1,20 @@
 """Views of arrays, for compiled code that takes many of them.
 
-A slice counts a reference to its array, one indivisible step to begin and one to end.  Threads that slice the same
-array wait for each other there, for longer than it takes to copy a line of a small picture.  These views count none,
-and are compiled in a fraction of the time.
+Slices also ask whether their ends are negative or lie beyond the array's.  These views do not, and are compiled in a
+fraction of the time.
 """
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
-
-from .compiling import INNER
 
 
 @intrinsic
 def part(typing, array, start, count):
-    """``array[start : start + count]`` without a reference: for as long as somebody else holds the array.
+    """``array[start : start + count]``, unchecked: the part must lie in the array.
 
-    Nothing is checked: the part must lie in the array, which is contiguous and has one dimension.
+    The array is contiguous and has one dimension.
     """
 
     def code(context, builder, signature, arguments):
@@ -28,15 +25,22 @@ def part(typing, array, start, count):
     return _flat_type(array)(array, types.intp, types.intp), code
 
 
-@njit(**INNER)
-def behind(array, place):
+@intrinsic
+def behind(typing, array, place):
     """``array[place:]``, as `part`."""
-    return part(array, place, array.size - place)
+
+    def code(context, builder, signature, arguments):
+        whole, place = arguments
+        whole = context.make_array(array)(context, builder, whole)
+        count = builder.sub(whole.nitems, place)
+        return _view(context, builder, signature.return_type, builder.gep(whole.data, [place]), count)
+
+    return _flat_type(array)(array, types.intp), code
 
 
 @intrinsic
 def flat(typing, array):
-    """``array.reshape(-1)`` of a contiguous array, without a reference, as `part`."""
+    """``array.reshape(-1)`` of a contiguous array."""
 
     def code(context, builder, signature, arguments):
         whole = context.make_array(array)(context, builder, arguments[0])
@@ -47,7 +51,7 @@ def flat(typing, array):
 
 @intrinsic
 def record(typing, array, kind):
-    """The structure of type `kind` that an array of numbers begins with, without a reference, as `part`."""
+    """The structure of type `kind` that an array of numbers begins with."""
 
     def code(context, builder, signature, arguments):
         data = context.make_array(array)(context, builder, arguments[0]).data
