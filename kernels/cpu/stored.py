@@ -103,8 +103,10 @@ def _tile(rows, vectors, unrolled=False):
             with builder.if_else(add) as (adding, finishing):
                 with adding:
                     for line, into in zip(totals, places, strict=True):
-                        for total, cells in zip(line, into, strict=True):
-                            write_c(builder.fadd(read_c(cells), total), cells)
+                        # A row's loads come before its stores, since its vectors may overlap.
+                        added = [builder.fadd(read_c(cells), total) for total, cells in zip(line, into, strict=True)]
+                        for total, cells in zip(added, into, strict=True):
+                            write_c(total, cells)
                 with finishing:
                     addends = [read_bias(builder.add(bias_place, step)) for step in steps]
                     lowest = spread(builder, floor, vector.count)
