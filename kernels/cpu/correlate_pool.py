@@ -1,8 +1,8 @@
 """2D cross-correlation and max pooling after it, and the gradients of both together.
 
 The kernels are those of `correlate` and `winograd`, which are told of the windows, and for sums of few terms those of
-`windows`, `pictures` and `winners`.  Of the correlation's output only the cells that windows cover are computed, and
-none is stored.  What follows is about the first two.
+`windows`, `pictures`, `winners` and `permuted`.  Of the correlation's output only the cells that windows cover are
+computed, and none is stored.  What follows is about the first two.
 
 Forward, a task writes its outputs to scratch memory of its worker, applies the activation there and pools: memory sees
 a quarter of the writes of the correlation by itself, for windows of 2 x 2, and none of the pooling's reads.

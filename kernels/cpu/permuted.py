@@ -11,7 +11,7 @@ a register by their places gives each its own::
                                                                                 sums of a cell, which stay in registers
 
 Nine picks and multiply-adds are a vector of channels of a window, where `winners` has three multiply-adds and five
-loads for each of the channels.  Windows are cut into slots and blocks as there.
+loads for each of the channels.  Windows are cut into slots and blocks as there, so that sums are the same, bit by bit.
 """
 
 import numpy as np
@@ -29,10 +29,8 @@ from .threads import share
 from .vectors import first_lanes, lanes_of, masked_vectors_of, vectors_of
 from .views import flat, part
 from .windows import SMALL, corners_of, is_shallow, is_small
+from .winners import MOST_SLOTS, WINDOW_BLOCK
 from .workspace import workspace
-
-# Windows whose sums are complete before they join the slot's, and slots: at most so many.
-WINDOW_BLOCK, MOST_SLOTS = 32, 16
 
 # Sums of a channel: those of the filter's cells, and dz for the bias.
 SUMS = SMALL * SMALL + 1
@@ -142,12 +140,7 @@ def _add_windows(typing, x, origin, below, corners, dy, y, winner, at, step, cou
 @njit(**KERNEL)
 def _gradient(x, dy, y, winner, activation, corners, below, slots, sums, dfilters, dbias):
     lanes, channels = lanes_of(x), dbias.size
-    share(
-        _add_slots,
-        (x, dy, y, winner, activation, corners, below, slots, sums),
-        slots,
-        dy.size * SUMS,
-    )  # fmt: skip
+    share(_add_slots, (x, dy, y, winner, activation, corners, below, slots, sums), slots, dy.size * SUMS)
     size = (channels + lanes - 1) // lanes * SUMS * lanes
     for slot in range(1, slots):
         for place in range(size):

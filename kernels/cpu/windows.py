@@ -23,7 +23,8 @@ windows of a task.  The cells of a window see 16 pixels, each of which is then l
 That is 36 multiply-adds and 16 loads a window and vector, and with the largest cell 100 instructions, which bound it:
 nine steps as above and the largest cells of two vectors have 290.
 
-Where vectors of channels would be half empty, `pictures` takes these filters; the gradient by filters is in `winners`.
+Where vectors of channels would be half empty, `pictures` takes these filters; the gradient by filters is in `permuted`,
+or in `winners`.
 """
 
 import functools
