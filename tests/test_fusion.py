@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 from gpuconv.kernels import cpu
-from gpuconv.kernels.cpu import pictures, windows, winners, winograd_input
+from gpuconv.kernels.cpu import permuted, pictures, windows, winners, winograd_input
 from gpuconv.kernels.cpu.epilogue import NO_WINDOW
 from gpuconv.kernels.cpu.product import lanes
 from gpuconv.kernels.cpu.workspace import NO_WINNERS
@@ -196,10 +196,12 @@ SHALLOW = [
 @pytest.mark.parametrize("geometry", SHALLOW, ids=str)
 def test_windows_in_registers(geometry, name, dtype):
     pool = pooling_geometry(geometry.output_shape, 2)
+    part = pooled_part(geometry, pool)
     before = gpuconv.get_num_threads()
     for activation in (reference.LINEAR, reference.RELU):
-        for module in (windows, winners):
-            assert module.usable(pooled_part(geometry, pool), activation, (2, 2), np.dtype(dtype))
+        # Fewer channels than a vector has lanes are left to `pictures`, if there are enough of those.
+        assert geometry.out_channels < lanes(dtype) or windows.usable(part, activation, (2, 2), np.dtype(dtype))
+        assert winners.usable(part, activation, (2, 2), np.dtype(dtype))
         results = []
         for threads in (1, 2):
             gpuconv.set_num_threads(threads)
@@ -233,12 +235,67 @@ def test_pictures_as_lanes(shape, filters, dtype):
     gpuconv.set_num_threads(before)
 
 
+# Fewer channels than a vector has lanes; turns of as many windows, of which the last overlaps the one before.
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize(("shape", "fewer"), [((16, 8, 8, 1), 2), ((19, 16, 16, 1), 1), ((33, 9, 11, 1), 1)])
+def test_fewer_channels_than_lanes(shape, fewer, name, dtype):
+    geometry = correlation_geometry(shape, 3, lanes(dtype) - fewer)
+    part = pooled_part(geometry, pooling_geometry(geometry.output_shape, 2))
+    assert pictures.usable(part, reference.RELU, (2, 2), np.dtype(dtype))
+    for activation in (reference.LINEAR, reference.RELU):
+        CHECKS[name](cpu, Data(1, dtype), geometry, activation)
+
+
+# Channels of one and of two vectors, and between; windows for one block and for more; NaN that wins.
+@pytest.mark.skipif(permuted.PERMUTE is None, reason="no instruction that picks numbers by their places is known")
+@pytest.mark.parametrize(("shape", "filters"), [((16, 8, 8, 1), 16), ((19, 9, 11, 1), 23), ((3, 16, 17, 1), 32)])
+def test_permuted_pixels_give_the_same_bits(shape, filters):
+    geometry = correlation_geometry(shape, 3, filters)
+    pool = pooling_geometry(geometry.output_shape, 2)
+    part, data = pooled_part(geometry, pool), Data(1, np.float32)
+    x, weights, bias, dy = (data.numbers(n) for n in (shape, (3, 3, 1, filters), filters, pool.output_shape))
+    before = gpuconv.get_num_threads()
+    for special in (0.5, np.inf, np.nan):
+        x[1, 2, 3], dy[1, 0, 1, 2] = special, special
+        for activation in (reference.LINEAR, reference.RELU):
+            assert permuted.usable(part, activation, (2, 2), np.dtype(np.float32))
+            y, winner = np.zeros(pool.output_shape, np.float32), np.zeros(pool.output_shape, np.uint8)
+            cpu.correlate2d_max_pool2d(x, weights, bias, geometry, activation, 0.0, pool, y, winner)
+            results = []
+            for module, threads in ((winners, 1), (permuted, 1), (permuted, 2)):
+                gpuconv.set_num_threads(threads)
+                dfilters, dbias = np.full_like(weights, 7), np.full_like(bias, 7)
+                compiled, arguments = module.filters_gradient(x, dy, y, winner, part, activation, dfilters, dbias)
+                compiled(*arguments)
+                results.append((dfilters, dbias))
+            for result in results[1:]:
+                for one, other in zip(results[0], result, strict=True):
+                    np.testing.assert_array_equal(one, other)
+            assert np.isfinite(results[0][0]).all() == np.isfinite(special)
+    gpuconv.set_num_threads(before)
+
+
+def test_what_permuted_pixels_are_for():
+    def usable(shape=(4, 8, 8, 1), filters=16, size=3, dtype=np.float32, **settings):
+        geometry = correlation_geometry(shape, size, filters, **settings)
+        part = pooled_part(geometry, pooling_geometry(geometry.output_shape, 2))
+        return permuted.usable(part, reference.RELU, (2, 2), np.dtype(dtype))
+
+    assert usable() == (permuted.PERMUTE is not None)
+    assert not usable(dtype=np.float64)
+    assert not usable((4, 8, 8, 2))
+    assert not usable(size=2)
+    assert not usable(padding="same")
+
+
 def test_what_pictures_as_lanes_are_for():
     wide = lanes(np.float32)
 
     def usable(shape=(2 * wide, 8, 8, 1), filters=wide + 1, size=3, **settings):
         geometry = correlation_geometry(shape, size, filters, **settings)
-        return pictures.usable(pooled_part(geometry, pooling_geometry(geometry.output_shape, 2)), np.dtype(np.float32))
+        part = pooled_part(geometry, pooling_geometry(geometry.output_shape, 2))
+        return pictures.usable(part, reference.RELU, (2, 2), np.dtype(np.float32))
 
     assert usable()
     assert usable((wide, 16, 16, 1))

@@ -375,13 +375,14 @@ def test_special_values_reach_what_they_should_in_depthwise_filters(name):
 
 # Filters of one cell: C wider than a vector, as wide and narrower; blocks of several panels, narrow and wide, with and
 # without a remainder; as few pixels as a tile has rows; several tasks.  Forward of one channel, and backward from one,
-# vectors of C are written by fours or one by one.
+# up to four vectors of C are written side by side, of which the last may overlap the one before.
 POINTWISE = {
     "wide": correlation_geometry((2, 9, 31, 70), 1, 33),
     "narrow to wide": correlation_geometry((2, 17, 19, 3), 1, 40),
     "narrow": correlation_geometry((1, 7, 7, 1), 1, 5),
     "one channel": correlation_geometry((1, 31, 33, 1), 1, 1),
     "from one channel": correlation_geometry((4, 60, 61, 1), 1, 80),
+    **{f"from one channel to {width}": correlation_geometry((2, 9, 11, 1), 1, width) for width in (13, 20, 31, 45, 60)},
     "to one channel": correlation_geometry((2, 40, 41, 25), 1, 1),
     "a vector": correlation_geometry((3, 5, 5, 8), 1, 8),
     "a tile": correlation_geometry((1, 1, pointwise.MOST_ROWS, 4), 1, 9),

@@ -221,7 +221,7 @@ def test_every_listed_kernel_is_of_the_table():
 def test_a_strand_may_need_a_kernel_that_the_whole_does_not(threads):
     # All samples are copied for want of room in the caches, half of them are not.
     threads(2)
-    x, kernel, bias, y = numbers(256, 300), numbers(300, 64), numbers(64), numbers(256, 64)
+    x, kernel, bias, y = numbers(256, 300), numbers(300, 128), numbers(128), numbers(256, 128)
     call = cpu.dense, (x, kernel, bias, LINEAR, 0.0, y)
     ((whole,),), ((strand, _), *_) = ([[cpu.dense.prepare(*call[1])]]), strands.phases_of([call])
     assert whole[0] is not strand[0][0]

@@ -1,8 +1,8 @@
 """2D cross-correlation and max pooling after it, and the gradients of both together.
 
 The kernels are those of `correlate` and `winograd`, which are told of the windows, and for sums of few terms those of
-`windows`, `pictures` and `winners`.  Of the correlation's output only the cells that windows cover are computed, and
-none is stored.  What follows is about the first two.
+`windows`, `pictures`, `winners` and `permuted`.  Of the correlation's output only the cells that windows cover are
+computed, and none is stored.  What follows is about the first two.
 
 Forward, a task writes its outputs to scratch memory of its worker, applies the activation there and pools: memory sees
 a quarter of the writes of the correlation by itself, for windows of 2 x 2, and none of the pooling's reads.
@@ -15,7 +15,7 @@ What bounds them is what bounds the correlations.
 """
 
 from ..geometry import pooled_part
-from . import pictures, windows, winners
+from . import permuted, pictures, windows, winners
 from .correlate import filters_gradient, forward, input_gradient
 from .prepared import prepared
 
@@ -24,9 +24,9 @@ from .prepared import prepared
 def correlate2d_max_pool2d(x, filters, bias, geometry, activation, alpha, pool, y, winner):
     """The same bits as from the two kernels, one after the other, unless those take other tiles than this one."""
     part = pooled_part(geometry, pool)
-    if is_by_windows(x, geometry, activation, pool):
-        if pictures.usable(part, x.dtype):
-            return pictures.forward(x, filters, bias, part, activation, y, winner)
+    if pictures.usable(part, activation, _window(pool), x.dtype):
+        return pictures.forward(x, filters, bias, part, activation, y, winner)
+    if windows.usable(part, activation, _window(pool), x.dtype):
         return windows.forward(x, filters, bias, part, activation, y, winner)
     return forward(x, filters, bias, part, activation, alpha, _window(pool), y, winner)
 
@@ -42,14 +42,17 @@ def correlate2d_max_pool2d_gradient_input(dy, y, winner, filters, geometry, acti
 def correlate2d_max_pool2d_gradient_filters(x, dy, y, winner, geometry, activation, alpha, pool, dfilters, dbias):
     """Gradient by the correlation's filters and bias."""
     part = pooled_part(geometry, pool)
+    if permuted.usable(part, activation, _window(pool), x.dtype):
+        return permuted.filters_gradient(x, dy, y, winner, part, activation, dfilters, dbias)
     if winners.usable(part, activation, _window(pool), x.dtype):
         return winners.filters_gradient(x, dy, y, winner, part, activation, dfilters, dbias)
     return filters_gradient(x, dy, y, winner, part, activation, alpha, _window(pool), dfilters, dbias)
 
 
 def is_by_windows(x, geometry, activation, pool, **_):
-    """Whether `windows` computes such a correlation and pooling, given by the names of the kernel's arguments."""
-    return windows.usable(pooled_part(geometry, pool), activation, _window(pool), x.dtype)
+    """Whether `windows` or `pictures` computes a correlation and pooling, given by the names of the arguments."""
+    part = pooled_part(geometry, pool)
+    return any(module.usable(part, activation, _window(pool), x.dtype) for module in (windows, pictures))
 
 
 def _window(pool):

@@ -27,17 +27,28 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from ..formulas import LINEAR, RELU
+from .builders import spread
 from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
 from .plan import Tables
 from .prepared import prepared
-from .processor import WIDE_ROWS
+from .processor import NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS
 from .product import lanes, pack_panel, panel_start, panels, product
 from .threads import WORKERS, share
-from .vectors import add_vector, copy_vector, lanes_of
+from .vectors import (
+    add_part,
+    add_vector,
+    copy_vector,
+    first_lanes,
+    lanes_of,
+    masked_vectors_of,
+    vectors_of,
+)
 from .views import behind, flat, part, record
 from .workspace import workspace, zeros
 
@@ -54,8 +65,9 @@ LARGE_BYTES, FEWEST_PANELS = 1 << 18, 4
 # and a long sum keeps its last digits.
 DEPTH_BLOCK = 256
 
-# A task has so many tiles' rows at most, and there are about so many tasks at least.
-MOST_TILES, FEWEST_TASKS = 8, 32
+# A task has so many tiles' rows at most, and there are about so many tasks at least; of a C that is narrower than a
+# vector, a task has so many tiles.
+MOST_TILES, FEWEST_TASKS, NARROW_TILES = 8, 32, 4
 
 # Which factor of a product is multiplied by the slopes of an activation first, so that it is dz.
 NEITHER, A, B = range(3)
@@ -126,14 +138,17 @@ def _plan(rows, depth, width, row_step, column_step, turned, dtype):
     size = depth * dtype.itemsize
     far = width * dtype.itemsize >= WIDE_BYTES and size * width > CACHE_BYTES
     packing = turned or width < wide or rows >= (FEWEST_PACKING_ROWS if far else PACKING_ROWS)
-    tiles = -(-rows // WIDE_ROWS)
+    tile_rows = WIDE_ROWS if width >= wide else NARROW_ROWS
+    tiles = -(-rows // tile_rows)
     blocks = max((depth + DEPTH_BLOCK // 2) // DEPTH_BLOCK, 1)
 
     numbers = np.zeros(1, PLAN)
     n = numbers[0]
     n["packing"], n["turned"] = packing, turned
     count = panels(width, dtype)
-    if size * width <= LARGE_BYTES:
+    if width < wide:
+        n["row_blocks"], n["group"] = -(-tiles // NARROW_TILES), count
+    elif size * width <= LARGE_BYTES:
         n["row_blocks"], n["group"] = max(-(-tiles // MOST_TILES), min(tiles, FEWEST_TASKS)), count
     else:
         n["row_blocks"] = -(-tiles // MOST_TILES)
@@ -141,7 +156,7 @@ def _plan(rows, depth, width, row_step, column_step, turned, dtype):
     # The last panel may overlap the one before, which must not be another task's: each applies the activation.
     while n["group"] < count and (count - 1) % n["group"] == 0:
         n["group"] += 1
-    n["row_block"] = -(-tiles // n["row_blocks"]) * WIDE_ROWS
+    n["row_block"] = -(-tiles // n["row_blocks"]) * tile_rows
     n["row_blocks"] = -(-rows // n["row_block"])
     n["depth_block"], n["copy_width"] = -(-depth // blocks), -(-WIDE_ROWS // wide) * wide
     n["copying"] = size * rows > LARGE_BYTES and n["group"] >= FEWEST_PANELS
@@ -248,8 +263,7 @@ def _add_rows(dz, dbias, scratch):
         block[:] = 0
         for row in range(first, min(first + DEPTH_BLOCK, rows)):
             if outputs < lanes:
-                for f in range(outputs):
-                    block[f] += dz[row * outputs + f]
+                add_part(dz, row * outputs, outputs, block, np.intp(0))
             else:
                 for vector in range(vectors):
                     place = row * outputs + min(vector * lanes, outputs - lanes)
@@ -421,11 +435,35 @@ def _copy_turned(a, tables, start, stop, begin, end, copy):
             place += step
 
 
+@intrinsic
+def _finish_part(typing, totals, place, bias, floor, results, into, count):
+    """A row of C that is narrower than a vector, from its sums: with the bias, and the floor for what is below it."""
+
+    def code(context, builder, signature, arguments):
+        totals, place, bias, floor, results, into, count = arguments
+        read, _ = vectors_of(context, builder, signature.args[0], totals)
+        lanes = REGISTER_BYTES // (signature.args[0].dtype.bitwidth // 8)
+        chosen = first_lanes(builder, count, lanes)
+        read_bias, _ = masked_vectors_of(context, builder, signature.args[2], bias, chosen)
+        _, write = masked_vectors_of(context, builder, signature.args[4], results, chosen)
+        sums = builder.fadd(read(place), read_bias(ir.Constant(place.type, 0), 0.0))
+        lowest = spread(builder, floor, lanes)
+        write(builder.select(builder.fcmp_ordered("<", sums, lowest), lowest, sums), into)
+        return context.get_dummy_value()
+
+    integer = types.intp
+    return types.void(totals, integer, bias, totals.dtype, results, integer, integer), code
+
+
 @njit(**INNER)
 def _finish_sums(sums, start, stop, bias, activation, c, first, columns, tables):
     """Rows ``start .. stop - 1`` of C, and so many columns from the first on, from the panels of their sums."""
     row_block = record(tables, PLAN).row_block
     lanes, floor, numbers, width = lanes_of(c), _floor(activation, c), flat(c), c.shape[1]
+    if width < lanes:
+        for row in range(start, stop):
+            _finish_part(sums, (row - start) * 2 * lanes, bias, floor, numbers, row * width, width)
+        return
     for panel in range(_panels(columns, lanes)):
         column = panel_start(panel, max(columns, lanes), lanes)
         count = min(2 * lanes, columns - column)

@@ -31,25 +31,27 @@ from .rows import MOST_LANES
 from .threads import share
 from .vectors import lanes_of, turn_square, vectors_of
 from .views import flat, part
-from .windows import SMALL, corners_of, is_small, largest_of_window, sums_of_window
+from .windows import SMALL, corners_of, is_shallow, is_small, largest_of_window, sums_of_window
 
 # Pixels of a picture at most, results of a picture that are turned back at a time, and room for either of as many
 # pictures as a vector has lanes.
 MOST_PIXELS, SOME_RESULTS = 256, 256
 ROOM = 256 * MOST_LANES
 
-# Vectors of channels that are less than this part full are worth the turning over.
+# Vectors of channels that are less than this part full are worth the turning over; so are fewer channels than fill one.
 WORTHWHILE = 0.7
 
 _I64 = ir.IntType(64)
 
 
-def usable(geometry, dtype):
-    """Whether this is the better way to compute what `windows` can: a correlation, of which its part is left."""
+def usable(geometry, activation, window, dtype):
+    """Whether this is the better way to compute what `windows` can, or could with narrower vectors."""
     g, wide = geometry, lanes(dtype)
     vectors = -(-g.out_channels // wide)
     fits = wide <= g.height * g.width <= MOST_PIXELS and g.out_channels <= SOME_RESULTS and g.batch >= wide
-    return is_small(g) and fits and g.out_channels < WORTHWHILE * vectors * wide
+    enough = g.out_height // 2 * (g.out_width // 2) * g.out_channels >= wide
+    worthwhile = g.out_channels < max(WORTHWHILE * vectors, 1) * wide
+    return fits and enough and worthwhile and is_small(g) and is_shallow(g, activation, window)
 
 
 def forward(x, filters, bias, geometry, activation, y, winner):
@@ -147,15 +149,16 @@ def _correlate_pictures(first, last, worker, x, filters, bias, activation, corne
     turned, tops, places, rows = (
         local_array(ROOM, x), local_array(ROOM, x), local_array(ROOM, x), local_array(ROOM, x)
     )  # fmt: skip
-    some = SOME_RESULTS // channels
+    some = min(SOME_RESULTS // channels, corners.size)
     for task in range(first, last):
         picture = min(task * lanes, batch - lanes)
         for pixel in range(0, size, lanes):
             start = min(pixel, size - lanes)
             turn_square(pixels, picture * size + start, size, turned, start * lanes, lanes)
-        for begin in range(0, corners.size, some):
-            windows = part(corners, begin, min(some, corners.size - begin))
-            count, into = windows.size * channels, picture * results + begin * channels
+        for window in range(0, corners.size, some):
+            begin = min(window, corners.size - some)
+            windows = part(corners, begin, some)
+            count, into = some * channels, picture * results + begin * channels
             for channel in range(channels):
                 _windows_of_channel(turned, below, windows, weights, channel, channels, bias, floor, tops, places)
             for number in range(0, count, lanes):

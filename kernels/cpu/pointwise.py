@@ -207,14 +207,15 @@ def _scaled(vectors):
     """The intrinsic that writes so many vectors of pixels that see one channel."""
 
     @intrinsic
-    def scaled(typing, a, count, b, start, bias, floor, c, into, step, after):
+    def scaled(typing, a, count, b, start, bias, floor, c, into, step, last, after):
         """``c[into + m step + n] = a[m] b[start + n] + bias[start + n]``; results below the floor become it.
 
-        The filters and the bias stay in registers.  As much as is written is fetched from `after` on in C.
+        The filters and the bias stay in registers.  The last of several vectors may overlap the one before: `last` is
+        where it starts, counted from the first.  As much as is written is fetched from `after` on in C.
         """
 
         def code(context, builder, signature, arguments):
-            _, count, _, start, _, floor, _, into, step, after = arguments
+            _, count, _, start, _, floor, _, into, step, last, after = arguments
             kinds = signature.args
             pixels = context.make_array(kinds[0])(context, builder, arguments[0]).data
             cells = context.make_array(kinds[6])(context, builder, arguments[6]).data
@@ -222,7 +223,8 @@ def _scaled(vectors):
                 vectors_of(context, builder, kinds[index], arguments[index]) for index in (2, 4, 6)
             )
             lanes = REGISTER_BYTES // (a.dtype.bitwidth // 8)
-            shifts = [ir.Constant(start.type, number * lanes) for number in range(vectors)]
+            shifts = [ir.Constant(start.type, number * lanes) for number in range(max(vectors - 1, 1))]
+            shifts = [*shifts, last][:vectors]
             weights = [read_b(builder.add(start, shift)) for shift in shifts]
             addends = [read_bias(builder.add(start, shift)) for shift in shifts]
             lowest = spread(builder, floor, lanes)
@@ -241,26 +243,29 @@ def _scaled(vectors):
             return context.get_dummy_value()
 
         integer = types.intp
-        return types.void(a, integer, b, integer, bias, a.dtype, c, integer, integer, integer), code
+        return types.void(a, integer, b, integer, bias, a.dtype, c, integer, integer, integer, integer), code
 
     return scaled
 
 
-_scaled_many, _scaled_one = _scaled(MANY_VECTORS), _scaled(1)
+_scaled_1, _scaled_2, _scaled_3, _scaled_4 = map(_scaled, range(1, MANY_VECTORS + 1))
 
 
 @njit(**INNER)
 def _scale_block(a, count, b, bias, floor, c, into, after, plan):
     """A block of pixels of one channel; meanwhile the next block of C is fetched."""
-    lanes, width = lanes_of(a), plan.width
-    if width >= MANY_VECTORS * lanes:
-        for start in range(0, width, MANY_VECTORS * lanes):
-            f = min(start, width - MANY_VECTORS * lanes)
-            _scaled_many(a, count, b, f, bias, floor, c, into + f, width, after + f)
+    lanes, width, zero = lanes_of(a), plan.width, np.intp(0)
+    last = min(width, MANY_VECTORS * lanes) - lanes
+    if width <= lanes:
+        _scaled_1(a, count, b, zero, bias, floor, c, into, width, last, after)
+    elif width <= 2 * lanes:
+        _scaled_2(a, count, b, zero, bias, floor, c, into, width, last, after)
+    elif width <= 3 * lanes:
+        _scaled_3(a, count, b, zero, bias, floor, c, into, width, last, after)
     else:
-        for start in range(0, width, lanes):
-            f = min(start, width - lanes)
-            _scaled_one(a, count, b, f, bias, floor, c, into + f, width, after + f)
+        for start in range(0, width, MANY_VECTORS * lanes):
+            f = max(min(start, width - MANY_VECTORS * lanes), 0)
+            _scaled_4(a, count, b, f, bias, floor, c, into + f, width, last, after + f)
 
 
 @njit(**INNER)

@@ -14,7 +14,7 @@ from numba import njit
 from .compiling import INNER
 from .processor import LANEWISE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS
 from .simd import lanewise_tile, narrow_tile, wide_tile, widest_tile
-from .vectors import copy_vector, lanes_of, turn_square
+from .vectors import copy_part, copy_vector, lanes_of, turn_square
 
 # Bytes of a B that stays in the first-level cache.
 NEAR_BYTES = 1 << 14
@@ -167,5 +167,5 @@ def pack_panel(b, place, step, depth, count, turned, packed, into):
         for k in range(depth):
             for lane in range(0, whole, lanes):
                 copy_vector(b, place + k * step + lane, packed, into + k * 2 * lanes + lane)
-            for lane in range(whole, count):
-                packed[into + k * 2 * lanes + lane] = b[place + k * step + lane]
+            if whole < count:
+                copy_part(b, place + k * step + whole, count - whole, packed, into + k * 2 * lanes + whole)

@@ -28,7 +28,7 @@ from .compiling import INNER
 from .elementary import emit_scaled_exp_of_negative
 from .local import local_array
 from .processor import REGISTER_BYTES
-from .vectors import lanes_of, turn_square, vectors_of
+from .vectors import first_lanes, lanes_of, masked_vectors_of, turn_square, vectors_of
 
 # Columns of a matrix whose rows `argmax_of_rows` takes by vectors, at most; lanes of any processor; both together.
 FEW_COLUMNS, MOST_LANES = 32, 16
@@ -155,9 +155,34 @@ def _first_place(typing, numbers, start, count, value):
     return types.intp(numbers, types.intp, types.intp, numbers.dtype), code
 
 
+@intrinsic
+def _first_largest(typing, numbers, start, count):
+    """`row_argmax` of fewer numbers than a vector has."""
+
+    def code(context, builder, signature, arguments):
+        numbers, start, count = arguments
+        lanes, _ = _lanes(signature.args[0])
+        read, _ = masked_vectors_of(
+            context, builder, signature.args[0], numbers, first_lanes(builder, count, lanes)
+        )  # fmt: skip
+        row = read(start, float("-inf"))
+        largest = spread(builder, _over_lanes(builder, _larger, row), lanes)
+        not_numbers, equal = (
+            builder.bitcast(lane_bits, ir.IntType(lanes))
+            for lane_bits in (builder.fcmp_unordered("uno", row, row), builder.fcmp_ordered("==", row, largest))
+        )
+        none = builder.icmp_unsigned("==", not_numbers, not_numbers.type(0))
+        place = builder.cttz(builder.select(none, equal, not_numbers), ir.IntType(1)(0))
+        return builder.zext(place, _I64)
+
+    return types.intp(numbers, types.intp, types.intp), code
+
+
 @njit(**INNER)
 def row_argmax(numbers, start, count):
     """Place in ``numbers[start : start + count]`` of the first largest one; NaN is larger than any number."""
+    if count < lanes_of(numbers):
+        return _first_largest(numbers, start, count)
     return _first_place(numbers, start, count, _row_largest(numbers, start, count))
 
 
@@ -253,27 +278,12 @@ def _by_length(context, builder, columns, emit, *arrays):
     *arrays : tuple of Numba type and LLVM value
         Of one type of numbers.
     """
-    kind = arrays[0][0]
-    lanes, mask = _lanes(kind)
-    vector = ir.VectorType(context.get_value_type(kind.dtype), lanes)
+    lanes, mask = _lanes(arrays[0][0])
     numbers = ir.Constant(ir.VectorType(_I64, lanes), list(range(lanes)))
 
     def short_rows(kind, array, counted):
-        data = context.make_array(kind)(context, builder, array).data
-
-        def masked(name, result, before, place, *after):
-            pointer = builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
-            arguments = [*before, pointer, ir.IntType(32)(kind.dtype.bitwidth // 8), counted, *after]
-            function = ir.FunctionType(result, [argument.type for argument in arguments])
-            name = f"llvm.masked.{name}.v{lanes}{vector.element.intrinsic_name}.p0"
-            return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
-
-        lowest = constant(vector, float("-inf"))
-        return _Rows(
-            *vectors_of(context, builder, kind, array),
-            lambda row: masked("load", vector, (), row, lowest),
-            lambda numbers, row: masked("store", ir.VoidType(), (numbers,), row),
-        )
+        read, write = masked_vectors_of(context, builder, kind, array, counted)
+        return _Rows(*vectors_of(context, builder, kind, array), lambda row: read(row, float("-inf")), write)
 
     def long_rows(kind, array, last):
         read, write = vectors_of(context, builder, kind, array)
@@ -286,7 +296,7 @@ def _by_length(context, builder, columns, emit, *arrays):
 
     with builder.if_else(builder.icmp_signed("<", columns, _I64(lanes))) as (short, long):
         with short:
-            counted = builder.icmp_signed("<", numbers, spread(builder, columns, lanes))
+            counted = first_lanes(builder, columns, lanes)
             row_end = _RowEnd(_I64(0), ir.IntType(1)(1), counted)
             emit(row_end, *(short_rows(*array, counted) for array in arrays))
         with long:

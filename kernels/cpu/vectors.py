@@ -2,8 +2,10 @@
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .builders import constant, spread
 from .processor import REGISTER_BYTES
 
 _I64 = ir.IntType(64)
@@ -19,7 +21,7 @@ def lanes_of(typing, array):
     return types.intp(array), code
 
 
-def vectors_of(context, builder, kind, value, like=None):
+def vectors_of(context, builder, kind, value, like=None, parts=1):
     """Functions that read a vector from a place of an array, and write one.
 
     Parameters
@@ -27,8 +29,10 @@ def vectors_of(context, builder, kind, value, like=None):
     kind, value : Numba type and LLVM value of the array
     like : Numba type of an array, optional
         The vector has as many numbers as one of this array; default: `kind`.
+    parts : int, default 1
+        How many of the vectors fill a register.
     """
-    lanes = REGISTER_BYTES // ((like or kind).dtype.bitwidth // 8)
+    lanes = REGISTER_BYTES // ((like or kind).dtype.bitwidth // 8) // parts
     vector = ir.VectorType(context.get_value_type(kind.dtype), lanes)
     data = context.make_array(kind)(context, builder, value).data
 
@@ -40,6 +44,36 @@ def vectors_of(context, builder, kind, value, like=None):
 
     def write(numbers, place):
         builder.store(numbers, pointer(place), align=kind.dtype.bitwidth // 8)
+
+    return read, write
+
+
+def first_lanes(builder, count, lanes):
+    """Which lanes of a vector are its first `count`."""
+    numbers = ir.Constant(ir.VectorType(_I64, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, spread(builder, count, lanes))
+
+
+def masked_vectors_of(context, builder, kind, value, chosen):
+    """As `vectors_of`, of the chosen lanes only: nothing beside them is touched.
+
+    ``read(place, beside)`` gives a vector that holds the number `beside` in the other lanes.
+    """
+    vector = ir.VectorType(context.get_value_type(kind.dtype), chosen.type.count)
+    data, size = context.make_array(kind)(context, builder, value).data, kind.dtype.bitwidth // 8
+
+    def masked(name, result, before, place, *after):
+        pointer = builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
+        arguments = [*before, pointer, ir.IntType(32)(size), chosen, *after]
+        function = ir.FunctionType(result, [argument.type for argument in arguments])
+        name = f"llvm.masked.{name}.v{vector.count}{vector.element.intrinsic_name}.p0"
+        return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
+
+    def read(place, beside):
+        return masked("load", vector, (), place, constant(vector, beside))
+
+    def write(numbers, place):
+        masked("store", ir.VoidType(), (numbers,), place)
 
     return read, write
 
@@ -68,6 +102,36 @@ def add_vector(typing, source, place, target, into):
         return context.get_dummy_value()
 
     return types.void(source, types.intp, target, types.intp), code
+
+
+@intrinsic
+def copy_part(typing, source, place, count, target, into):
+    """As `copy_vector` with fewer numbers than a vector has, and zeros behind them."""
+
+    def code(context, builder, signature, arguments):
+        _, place, count, _, into = arguments
+        _, write = vectors_of(context, builder, target, arguments[3])
+        chosen = first_lanes(builder, count, REGISTER_BYTES // (source.dtype.bitwidth // 8))
+        read, _ = masked_vectors_of(context, builder, source, arguments[0], chosen)
+        write(read(place, 0.0), into)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, types.intp, target, types.intp), code
+
+
+@intrinsic
+def add_part(typing, source, place, count, target, into):
+    """As `add_vector` with fewer numbers than a vector has, and zeros behind them."""
+
+    def code(context, builder, signature, arguments):
+        _, place, count, _, into = arguments
+        read_target, write = vectors_of(context, builder, target, arguments[3])
+        chosen = first_lanes(builder, count, REGISTER_BYTES // (source.dtype.bitwidth // 8))
+        read, _ = masked_vectors_of(context, builder, source, arguments[0], chosen)
+        write(builder.fadd(read_target(into), read(place, 0.0)), into)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, types.intp, target, types.intp), code
 
 
 @intrinsic

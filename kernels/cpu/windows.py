@@ -23,7 +23,8 @@ windows of a task.  The cells of a window see 16 pixels, each of which is then l
 That is 36 multiply-adds and 16 loads a window and vector, and with the largest cell 100 instructions, which bound it:
 nine steps as above and the largest cells of two vectors have 290.
 
-Where vectors of channels would be half empty, `pictures` takes these filters; the gradient by filters is in `winners`.
+Where vectors of channels would be half empty, `pictures` takes these filters; the gradient by filters is in `permuted`,
+or in `winners`.
 """
 
 import functools
@@ -55,6 +56,11 @@ _I64 = ir.IntType(64)
 
 def usable(geometry, activation, window, dtype):
     """Whether these kernels compute a correlation, of which only the windows' part is left."""
+    return geometry.out_channels >= lanes(dtype) and is_shallow(geometry, activation, window)
+
+
+def is_shallow(geometry, activation, window):
+    """Whether sums have few terms and no padding, and each largest one is that of four with the same activation."""
     g = geometry
     reach_down = (g.out_height - 1) * g.stride_height + (g.kernel_height - 1) * g.dilation_height
     reach_right = (g.out_width - 1) * g.stride_width + (g.kernel_width - 1) * g.dilation_width
@@ -62,7 +68,6 @@ def usable(geometry, activation, window, dtype):
         tuple(window) == (2, 2)
         and activation in (LINEAR, RELU)
         and g.groups == 1
-        and g.out_channels >= lanes(dtype)
         and g.kernel_height * g.kernel_width * g.channels <= MOST_TERMS
         and (g.pad_top, g.pad_left) == (0, 0)
         and reach_down < g.height

@@ -35,7 +35,7 @@ from .compiling import INNER, KERNEL
 from .processor import REGISTER_BYTES
 from .product import lanes
 from .threads import share
-from .vectors import copy_vector, lanes_of, vectors_of
+from .vectors import lanes_of, vectors_of
 from .views import behind, flat, part
 from .workspace import workspace
 
@@ -52,8 +52,9 @@ _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 def usable(geometry, activation, window, dtype):
     """Whether this computes the gradient of a correlation, of which only the windows' part is left."""
-    fits = geometry.out_channels >= FEW_CHANNELS and WINDOW_BLOCK * math.prod(geometry.input_shape[1:]) < 1 << 31
-    return fits and windows.usable(geometry, activation, window, dtype)
+    enough = geometry.out_channels >= max(FEW_CHANNELS, lanes(dtype) // 2)
+    fits = WINDOW_BLOCK * math.prod(geometry.input_shape[1:]) < 1 << 31
+    return enough and fits and windows.is_shallow(geometry, activation, window)
 
 
 class Plan(NamedTuple):
@@ -66,6 +67,7 @@ class Plan(NamedTuple):
     steps: tuple  # from a window's corner to its cell on the right, and to that below
     tile_channels: int
     width: int  # numbers in a piece's vector
+    some: int  # channels in a vector of dz
     slots: int
 
 
@@ -85,7 +87,8 @@ def plan(geometry, dtype):
     pieces += pieces[-1:] * (-len(pieces) % rows)
     tables = [np.array(table, np.int64) for table in (corners, *zip(*pieces, strict=True))]
     slots = min(-(-g.batch // pictures), MOST_SLOTS)
-    return Plan(*tables, (right, below), tile_channels, vector, slots)
+    some = lanes(dtype) if g.out_channels >= lanes(dtype) else lanes(dtype) // 2
+    return Plan(*tables, (right, below), tile_channels, vector, some, slots)
 
 
 def _pieces(g, vector):
@@ -107,21 +110,21 @@ def _pieces(g, vector):
 
 def filters_gradient(x, dy, y, winner, geometry, activation, dfilters, dbias):
     """The compiled function and its arguments, as `prepared` wants them."""
-    corners, pieces, terms, counts, steps, tile_channels, width, slots = plan(geometry, x.dtype)
+    corners, pieces, terms, counts, steps, tile_channels, width, some, slots = plan(geometry, x.dtype)
     channels, picture = geometry.out_channels, geometry.height * geometry.width * geometry.channels
     pictures = corners.size // (dy.shape[1] * dy.shape[2])
-    sizes = _sums_size(tile_channels, pieces.size * width, channels, lanes(x.dtype)), WINDOW_BLOCK * channels
+    sizes = _sums_size(tile_channels, pieces.size * width, channels, some), WINDOW_BLOCK * channels
     scratch = workspace(slots * sum(sizes) + pictures * picture + width, x.dtype)
     patches = workspace(slots * sizes[1], np.dtype(np.int32))
     return _gradient, (
-        x, dy, y, winner, activation, corners, pieces, terms, counts, steps, tile_channels, width, slots,
+        x, dy, y, winner, activation, corners, pieces, terms, counts, steps, tile_channels, width, some, slots,
         scratch, patches, dfilters, dbias,
     )  # fmt: skip
 
 
-def _sums_size(tile_channels, size, channels, lanes):
+def _sums_size(tile_channels, size, channels, some):
     """Numbers of a slot's sums: those of the bias in vectors, then `size` for each channel of each tile."""
-    return (channels + lanes - 1) // lanes * lanes + (channels + tile_channels - 1) // tile_channels * (
+    return (channels + some - 1) // some * some + (channels + tile_channels - 1) // tile_channels * (
         tile_channels * size
     )
 
@@ -129,54 +132,60 @@ def _sums_size(tile_channels, size, channels, lanes):
 _inner_sums_size = njit(**INNER)(_sums_size)
 
 
-@intrinsic
-def _prepare(typing, dy, y, winner, at, step, corners, right, below, limit, dz, patches, into, sums, bias):
-    """dz of a vector of channels of some windows, and the places of their winners' patches; adds dz to the bias's sums.
+def _preparation(parts):
+    """The intrinsic that prepares a vector of channels, of which so many fill a register."""
 
-    ``dz = dy * activation'(z)``: up to the value `limit` of y the slope is 0, else 1.
-    """
-    integer = types.intp
+    @intrinsic
+    def prepare(typing, dy, y, winner, at, step, corners, right, below, limit, dz, patches, into, sums, bias):
+        """dz of a vector of channels of some windows, which is added to the bias's sums, and their winners' patches.
 
-    def code(context, builder, signature, arguments):
-        dy, y, winner, at, step, corners, right, below, limit, dz, patches, into, sums, bias = arguments
-        kinds = signature.args
-        read_dy, _ = vectors_of(context, builder, kinds[0], dy)
-        read_y, _ = vectors_of(context, builder, kinds[1], y)
-        read_winner, _ = vectors_of(context, builder, kinds[2], winner, like=kinds[0])
-        _, write_dz = vectors_of(context, builder, kinds[9], dz)
-        _, write_patch = vectors_of(context, builder, kinds[10], patches, like=kinds[0])
-        read_sums, write_sums = vectors_of(context, builder, kinds[12], sums)
-        corner_table = context.make_array(kinds[5])(context, builder, corners)
-        lanes = REGISTER_BYTES // (kinds[0].dtype.bitwidth // 8)
-        vector, integers = ir.VectorType(limit.type, lanes), ir.VectorType(_I32, lanes)
-        zero, one, none = constant(vector, 0.0), constant(vector, 1.0), constant(integers, 0)
-        limits = spread(builder, limit, lanes)
+        ``dz = dy * activation'(z)``: up to the value `limit` of y the slope is 0, else 1.
+        """
+        integer = types.intp
 
-        def everywhere(place):
-            return spread(builder, builder.trunc(place, _I32), lanes)
+        def code(context, builder, signature, arguments):
+            _, _, _, at, step, corners, right, below, limit, _, _, into, _, bias = arguments
+            kinds = signature.args
+            (read_dy, _), (read_y, _), (read_winner, _), (_, write_dz), (_, write_patch), (read_sums, write_sums) = (
+                vectors_of(context, builder, kinds[number], arguments[number], like=kinds[0], parts=parts)
+                for number in (0, 1, 2, 9, 10, 12)
+            )
+            corner_table = context.make_array(kinds[5])(context, builder, corners)
+            lanes = REGISTER_BYTES // (kinds[0].dtype.bitwidth // 8) // parts
+            vector, integers = ir.VectorType(limit.type, lanes), ir.VectorType(_I32, lanes)
+            zero, one, none = constant(vector, 0.0), constant(vector, 1.0), constant(integers, 0)
+            limits = spread(builder, limit, lanes)
 
-        ways = [(constant(integers, bit), everywhere(way)) for bit, way in ((1, right), (2, below))]
-        total = cgutils.alloca_once_value(builder, zero)
-        with cgutils.for_range(builder, builder.extract_value(corner_table.shape, 0), intp=_I64) as loop:
-            way = builder.mul(loop.index, step)
-            place, target = builder.add(at, way), builder.add(into, way)
-            flat = builder.fcmp_ordered("<=", read_y(place), limits)
-            gradient = builder.fmul(read_dy(place), builder.select(flat, zero, one))
-            write_dz(gradient, target)
-            builder.store(builder.fadd(builder.load(total), gradient), total)
-            cell = builder.zext(read_winner(place), integers)
-            patch = everywhere(builder.load(builder.gep(corner_table.data, [loop.index])))
-            for bit, way in ways:
-                there = builder.icmp_unsigned("!=", builder.and_(cell, bit), none)
-                patch = builder.add(patch, builder.select(there, way, none))
-            write_patch(patch, target)
-        write_sums(builder.fadd(read_sums(bias), builder.load(total)), bias)
-        return context.get_dummy_value()
+            def everywhere(place):
+                return spread(builder, builder.trunc(place, _I32), lanes)
 
-    signature = types.void(
-        dy, y, winner, integer, integer, corners, integer, integer, dy.dtype, dz, patches, integer, sums, integer
-    )
-    return signature, code
+            ways = [(constant(integers, bit), everywhere(way)) for bit, way in ((1, right), (2, below))]
+            total = cgutils.alloca_once_value(builder, zero)
+            with cgutils.for_range(builder, builder.extract_value(corner_table.shape, 0), intp=_I64) as loop:
+                way = builder.mul(loop.index, step)
+                place, target = builder.add(at, way), builder.add(into, way)
+                flat = builder.fcmp_ordered("<=", read_y(place), limits)
+                gradient = builder.fmul(read_dy(place), builder.select(flat, zero, one))
+                write_dz(gradient, target)
+                builder.store(builder.fadd(builder.load(total), gradient), total)
+                cell = builder.zext(read_winner(place), integers)
+                patch = everywhere(builder.load(builder.gep(corner_table.data, [loop.index])))
+                for bit, way in ways:
+                    there = builder.icmp_unsigned("!=", builder.and_(cell, bit), none)
+                    patch = builder.add(patch, builder.select(there, way, none))
+                write_patch(patch, target)
+            write_sums(builder.fadd(read_sums(bias), builder.load(total)), bias)
+            return context.get_dummy_value()
+
+        signature = types.void(
+            dy, y, winner, integer, integer, corners, integer, integer, dy.dtype, dz, patches, integer, sums, integer
+        )
+        return signature, code
+
+    return prepare
+
+
+_prepare, _prepare_half = _preparation(1), _preparation(2)
 
 
 def _winners_tile(channels, pieces, width=None):
@@ -252,20 +261,37 @@ _pieces_tile = _winners_tile(CHANNELS, PIECES)
 
 @njit(**KERNEL)
 def _gradient(
-    x, dy, y, winner, activation, corners, pieces, terms, counts, steps, tile_channels, width, slots,
+    x, dy, y, winner, activation, corners, pieces, terms, counts, steps, tile_channels, width, some, slots,
     scratch, patches, dfilters, dbias,
 ):  # fmt: skip
-    lanes, channels = lanes_of(x), dbias.size
-    arguments = x, dy, y, winner, activation, corners, pieces, steps, tile_channels, width, slots, scratch, patches
-    share(_add_slots, arguments, slots, dy.size * pieces.size * lanes)
-    size = _inner_sums_size(tile_channels, pieces.size * width, channels, lanes)
+    channels = dbias.size
+    arguments = (
+        x,
+        dy,
+        y,
+        winner,
+        activation,
+        corners,
+        pieces,
+        steps,
+        tile_channels,
+        width,
+        some,
+        slots,
+        scratch,
+        patches,
+    )
+    share(_add_slots, arguments, slots, dy.size * pieces.size * lanes_of(x))
+    size = _inner_sums_size(tile_channels, pieces.size * width, channels, some)
     for slot in range(1, slots):
         for place in range(size):
             scratch[place] += scratch[slot * size + place]
-    vectors = (channels + lanes - 1) // lanes
-    for vector in range(vectors):
-        copy_vector(scratch, vector * lanes, dbias, min(vector * lanes, channels - lanes))
-    gradient, place = flat(dfilters), vectors * lanes
+    gradient, place = flat(dfilters), 0
+    for start in range(0, channels, some):
+        shift = min(start, channels - some)
+        for channel in range(shift, shift + some):
+            dbias[channel] = scratch[place]
+            place += 1
     for tile in range(0, channels, tile_channels):
         start = min(tile, channels - tile_channels)
         for channel in range(start, start + tile_channels):
@@ -277,18 +303,17 @@ def _gradient(
 
 @njit(**INNER)
 def _add_slots(
-    first, last, worker, x, dy, y, winner, activation, corners, pieces, steps, tile_channels, width, slots,
+    first, last, worker, x, dy, y, winner, activation, corners, pieces, steps, tile_channels, width, some, slots,
     scratch, patches,
 ):  # fmt: skip
     right, below = steps
-    lanes = lanes_of(x)
     limit = x.dtype.type(0) if activation == RELU else x.dtype.type(np.nan)
     batch, height, width_of_y, channels = dy.shape
     area = height * width_of_y
     pictures, picture_size = corners.size // area, x.size // batch
     tasks = (batch + pictures - 1) // pictures
     channel_size = pieces.size * width
-    size = _inner_sums_size(tile_channels, channel_size, channels, lanes)
+    size = _inner_sums_size(tile_channels, channel_size, channels, some)
     sources, given, values, winners = flat(x), flat(dy), flat(y), flat(winner)
     dz = behind(scratch, slots * size)
     copy = slots * (size + WINDOW_BLOCK * channels)
@@ -308,13 +333,19 @@ def _add_slots(
             for begin in range(0, count, WINDOW_BLOCK):
                 corner = part(corners, begin, min(WINDOW_BLOCK, count - begin))
                 at, into = (picture * area + begin) * channels, slot * size
-                for start in range(0, channels, lanes):
-                    shift = min(start, channels - lanes)
-                    _prepare(
-                        given, values, winners, at + shift, channels, corner, right, below, limit,
-                        dz, patches, own + shift, scratch, into,
-                    )  # fmt: skip
-                    into += lanes
+                for start in range(0, channels, some):
+                    shift = min(start, channels - some)
+                    if some == lanes_of(x):
+                        _prepare(
+                            given, values, winners, at + shift, channels, corner, right, below, limit,
+                            dz, patches, own + shift, scratch, into,
+                        )  # fmt: skip
+                    else:
+                        _prepare_half(
+                            given, values, winners, at + shift, channels, corner, right, below, limit,
+                            dz, patches, own + shift, scratch, into,
+                        )  # fmt: skip
+                    into += some
                 for tile in range(0, channels, tile_channels):
                     at = own + min(tile, channels - tile_channels)
                     if tile_channels == FEW_CHANNELS:
