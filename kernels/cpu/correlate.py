@@ -33,7 +33,7 @@ import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR, RELU
-from . import narrow, pointwise, sliding, winograd, winograd_input
+from . import narrow, pointwise, sliding, sliding_filters, winograd, winograd_input
 from .compiling import INNER, KERNEL
 from .epilogue import NO_WINDOW, finish, make_dz
 from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
@@ -123,6 +123,10 @@ def filters_gradient(x, dy, y, winner, geometry, activation, alpha, window, dfil
     if tile:
         return winograd.correlate2d_gradient_filters.prepare(
             x, dy, y, geometry, activation, alpha, dfilters, dbias, tile, window, winner
+        )
+    if sliding_filters.usable(geometry, x.dtype):
+        return sliding_filters.filters_gradient(
+            x, dy, y, winner, geometry, activation, alpha, window, dfilters, dbias
         )
     plan = forward_plan(geometry, x.dtype, False, window)
     scratch = workspace(plan.scratch, x.dtype)
