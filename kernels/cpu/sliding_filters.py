@@ -46,6 +46,8 @@ PIXELS, SUMS = 3, TAPS * TAPS + 1
 
 # Pixels of a block, as far as whole lines have so many.
 BLOCK_PIXELS = 128
+PIECE = 14
+LINES=8
 
 _I64 = ir.IntType(64)
 
@@ -57,7 +59,7 @@ PLAN = np.dtype(
             "first_line dilation line_size "  # source line of the filter's first one for target line 0
             "left right "  # pixels of a target line whose filter reaches beyond the start and the end of a source line
             "unpool_height unpool_width "
-            "lines lines_of_block slots slot_size vectors scratch_of_worker work"
+            "lines lines_of_block slots slot_size vectors scratch_of_worker work pieces"
         ).split()
     ]
 )
@@ -89,8 +91,9 @@ def _plan(geometry, dtype, window):
     n["first_line"], n["dilation"], n["line_size"] = -g.pad_top, g.dilation_height, g.width * g.channels
     n["left"], n["right"] = g.pad_left, max(_beyond_the_right(g), 0)
     n["unpool_height"], n["unpool_width"] = window
+    n["pieces"] = max(1, g.out_width // PIECE)
     lines = n["lines"] = g.batch * g.out_height
-    n["lines_of_block"] = min(max(BLOCK_PIXELS // g.out_width, 1), lines)
+    n["lines_of_block"] = LINES if n["pieces"] > 1 else min(max(BLOCK_PIXELS // g.out_width, 1), lines)
     n["vectors"] = -(-g.channels // lanes(dtype))
     n["slot_size"] = SUMS * n["vectors"] * lanes(dtype)
     pixels = int(lines * g.out_width)
@@ -145,16 +148,23 @@ def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, n
                 make_dz(
                     dy, y, winner, window, width, channels, begin * width, lines * width, activation, alpha, dz, place
                 )  # fmt: skip
-            picture, line = divmod(begin, plan.target_height)
-            top = line + plan.first_line
-            source = (picture * plan.height + top) * plan.line_size - plan.left * channels
-            for vector in range(plan.vectors):
-                channel = min(vector * lanes, channels - lanes)
-                _add_lines(
-                    x, source + channel, top, plan.first_line, plan.target_height, plan.height, plan.dilation,
-                    plan.line_size, channels, plan.left, width - plan.left - plan.right, plan.right, lines,
-                    dz, place + channel, none, sums, slot * plan.slot_size + vector * SUMS * lanes,
-                )  # fmt: skip
+            at_once = lines if plan.pieces == 1 else 1
+            for piece in range(plan.pieces):
+                start, stop = piece * width // plan.pieces, (piece + 1) * width // plan.pieces
+                left = plan.left if piece == 0 else 0
+                right = plan.right if piece == plan.pieces - 1 else 0
+                for shift in range(0, lines, at_once):
+                    picture, line = divmod(begin + shift, plan.target_height)
+                    top = line + plan.first_line
+                    source = (picture * plan.height + top) * plan.line_size + (start - plan.left) * channels
+                    for vector in range(plan.vectors):
+                        channel = min(vector * lanes, channels - lanes)
+                        _add_lines(
+                            x, source + channel, top, plan.first_line, plan.target_height, plan.height, plan.dilation,
+                            plan.line_size, channels, left, stop - start - left - right, right, at_once,
+                            dz, place + (shift * width + start) * channels + channel,
+                            none, sums, slot * plan.slot_size + vector * SUMS * lanes,
+                        )  # fmt: skip
 
 
 @intrinsic
