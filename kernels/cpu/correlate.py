@@ -125,9 +125,7 @@ def filters_gradient(x, dy, y, winner, geometry, activation, alpha, window, dfil
             x, dy, y, geometry, activation, alpha, dfilters, dbias, tile, window, winner
         )
     if sliding_filters.usable(geometry, x.dtype):
-        return sliding_filters.filters_gradient(
-            x, dy, y, winner, geometry, activation, alpha, window, dfilters, dbias
-        )
+        return sliding_filters.filters_gradient(x, dy, y, winner, geometry, activation, alpha, window, dfilters, dbias)
     plan = forward_plan(geometry, x.dtype, False, window)
     scratch = workspace(plan.scratch, x.dtype)
     return _correlate_gradient_filters, (

@@ -1,23 +1,25 @@
-"""Gradient by filters of 3 x 3 cells whose channels do not mix: all of its sums in registers, line after line.
+"""Gradient by filters of 3 x 3 cells whose channels do not mix: a tile that slides over a line and keeps all sums.
 
-Each number of dz meets nine numbers of x, and each number of x nine of dz.  A tile which loads both for every product
-(`product.product_lanewise`) is bound by its loads; and neighbours on a line see the same pixels of x, shifted by a
-cell, as in `sliding`::
+A tile which loads a number of x and one of dz for every product (`product.product_lanewise`) is bound by its loads.
+But each number of dz meets nine of x, and neighbours on a line see the same pixels of x, shifted by a cell, as in
+`sliding`::
 
-    x of filter line a     x0        x1        x2        x3        x4       each loaded once for three neighbours
-    sum of cell (a, 0)   += x0 dz0 + x1 dz1 + x2 dz2
-    sum of cell (a, 1)   +=          x1 dz0 + x2 dz1 + x3 dz2
-    sum of cell (a, 2)   +=                    x2 dz0 + x3 dz1 + x4 dz2
+    x under a line of the filter     x0        x1        x2        x3        x4       each loaded once
+    sum of its first cell         += x0 dz0 + x1 dz1 + x2 dz2
+    sum of its second cell        +=          x1 dz0 + x2 dz1 + x3 dz2
+    sum of its third cell         +=                   x2 dz0 + x3 dz1 + x4 dz2
 
-Nine sums of a vector of channels each, that of the bias, and dz of three neighbours fill the registers: 27 multiply-adds
-and three additions take 18 loads.  The multipliers are the bound while x and dz come from a near cache, and reading both
-once is for larger pictures.
+The sums of a vector of channels, nine for the filter and one for the bias, and dz of three neighbours are in registers:
+27 multiply-adds and three additions for 18 loads.  So the multipliers are the bound while x and dz are near.
 
-Nothing is copied but dz, where it is yet to be multiplied by slopes.  Lines beyond the picture are lines of zeros
+They come from farther away: reading them is the bound of all but the smallest layers.  Lines are cut into pieces, and a
+piece is a run of pixels with all of their channels; of the next line the piece under it follows, for which two of its
+three lines of x are still in the first-level cache.
+
+Nothing is copied but dz, where it is yet to be multiplied by slopes.  A line beyond the picture is a line of zeros
 elsewhere; pixels beyond the ends of a line, of which there is one at most, are left out.
 
-Target lines of all pictures, end to end, are cut into *slots* with sums of their own, which are added in order; a
-slot's sums are completed block by block, for the sake of their last digits.
+The lines of all pictures are cut into *slots* with sums of their own, which are then added in order.
 """
 
 import functools
@@ -29,7 +31,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..formulas import LINEAR
-from .builders import constant, keep_loop, multiply_add
+from .builders import constant, keep_loop, multiply_add, pin
 from .compiling import INNER, KERNEL
 from .epilogue import make_dz
 from .plan import MOST_SLOTS, SLOT_PIXELS, SLOT_WORK
@@ -41,28 +43,30 @@ from .vectors import add_vector, lanes_of, vectors_of
 from .views import part
 from .workspace import workspace, zeros
 
-# Neighbours of a tile, and vectors of sums: one for each cell of the filter, and one for the bias.
-PIXELS, SUMS = 3, TAPS * TAPS + 1
+# Vectors of sums: those of the filter's cells, and that of the bias.
+SUMS = TAPS * TAPS + 1
 
-# Pixels of a block, as far as whole lines have so many.
-BLOCK_PIXELS = 128
-PIECE = 14
-LINES=8
+# Neighbours whose dz is in registers.
+PIXELS = 3
 
-_I64 = ir.IntType(64)
+# Pixels of a piece, and up to twice as many less one; lines whose dz is made at a time.
+PIECE_PIXELS, BLOCK_LINES = 14, 8
 
 PLAN = np.dtype(
     [
         (name, np.int64)
         for name in (
-            "height channels target_height target_width "
-            "first_line dilation line_size "  # source line of the filter's first one for target line 0
-            "left right "  # pixels of a target line whose filter reaches beyond the start and the end of a source line
+            "height channels vectors line_size "  # of x
+            "target_height target_width lines pieces "  # lines of all pictures, and pieces of a line
+            "first_line dilation "  # line of x under the filter's first one for target line 0; from there to the next one
+            "left right "  # pixels of a target line whose filter reaches beyond the start and the end of a line of x
             "unpool_height unpool_width "
-            "lines lines_of_block slots slot_size vectors scratch_of_worker work pieces"
+            "slots slot_size scratch_of_worker work"
         ).split()
     ]
 )
+
+_I64 = ir.IntType(64)
 
 
 def usable(geometry, dtype):
@@ -73,11 +77,10 @@ def usable(geometry, dtype):
     steps = g.dilation_width, g.stride_height, g.stride_width
     if (g.kernel_height, g.kernel_width) != (TAPS, TAPS) or steps != (1, 1, 1):
         return False
-    return g.width >= 2 and g.pad_left <= 1 and _beyond_the_right(g) <= 1
+    return g.width >= 2 and g.pad_left <= 1 and _pad_right(g) <= 1
 
 
-def _beyond_the_right(g):
-    """How far the last filter of a line reaches beyond its end."""
+def _pad_right(g):
     return g.out_width - g.pad_left + TAPS - 1 - g.width
 
 
@@ -87,19 +90,18 @@ def _plan(geometry, dtype, window):
     g = geometry
     plan = np.zeros(1, PLAN)
     n = plan[0]
-    n["height"], n["channels"], n["target_height"], n["target_width"] = g.height, g.channels, g.out_height, g.out_width
-    n["first_line"], n["dilation"], n["line_size"] = -g.pad_top, g.dilation_height, g.width * g.channels
-    n["left"], n["right"] = g.pad_left, max(_beyond_the_right(g), 0)
+    n["height"], n["channels"], n["vectors"] = g.height, g.channels, -(-g.channels // lanes(dtype))
+    n["line_size"] = g.width * g.channels
+    n["target_height"], n["target_width"], n["lines"] = g.out_height, g.out_width, g.batch * g.out_height
+    n["pieces"] = max(g.out_width // PIECE_PIXELS, 1)
+    n["first_line"], n["dilation"] = -g.pad_top, g.dilation_height
+    n["left"], n["right"] = g.pad_left, _pad_right(g)
     n["unpool_height"], n["unpool_width"] = window
-    n["pieces"] = max(1, g.out_width // PIECE)
-    lines = n["lines"] = g.batch * g.out_height
-    n["lines_of_block"] = LINES if n["pieces"] > 1 else min(max(BLOCK_PIXELS // g.out_width, 1), lines)
-    n["vectors"] = -(-g.channels // lanes(dtype))
     n["slot_size"] = SUMS * n["vectors"] * lanes(dtype)
-    pixels = int(lines * g.out_width)
-    n["work"] = pixels * int(n["slot_size"])
-    n["slots"] = max(1, min(MOST_SLOTS, pixels // SLOT_PIXELS, int(n["work"]) // SLOT_WORK, lines))
-    n["scratch_of_worker"] = n["lines_of_block"] * g.out_width * g.channels
+    pixels = int(n["lines"]) * g.out_width
+    n["work"] = pixels * n["slot_size"]
+    n["slots"] = max(1, min(MOST_SLOTS, pixels // SLOT_PIXELS, n["work"] // SLOT_WORK, n["lines"]))
+    n["scratch_of_worker"] = BLOCK_LINES * g.out_width * g.channels
     return plan, int(n["slots"] * n["slot_size"] + WORKERS * n["scratch_of_worker"])
 
 
@@ -131,133 +133,116 @@ def _gradient(x, dy, y, winner, activation, alpha, dfilters, dbias, numbers, scr
 
 @njit(**INNER)
 def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, numbers, scratch, none):
-    """Each slot's sums over its lines, vector after vector of channels: of the filter's cells, then of the bias."""
+    """Each slot's sums over its lines: of a vector of channels those of the filter's cells, then that of the bias."""
     plan = numbers[0]
     lanes = lanes_of(x)
     window = plan.unpool_height, plan.unpool_width
-    own = worker * plan.scratch_of_worker
     channels, width = plan.channels, plan.target_width
     for slot in range(first, last):
-        part(sums, slot * plan.slot_size, plan.slot_size)[:] = 0
+        into = slot * plan.slot_size
+        part(sums, into, plan.slot_size)[:] = 0
         end = (slot + 1) * plan.lines // plan.slots
-        for begin in range(slot * plan.lines // plan.slots, end, plan.lines_of_block):
-            lines = min(plan.lines_of_block, end - begin)
-            dz, place = dy, begin * width * channels
+        for begin in range(slot * plan.lines // plan.slots, end, BLOCK_LINES):
+            lines = min(BLOCK_LINES, end - begin)
+            dz, dz_origin = dy, begin * width * channels
             if activation != LINEAR or window[0]:
-                dz, place = scratch, own
+                dz, dz_origin = scratch, worker * plan.scratch_of_worker
                 make_dz(
-                    dy, y, winner, window, width, channels, begin * width, lines * width, activation, alpha, dz, place
+                    dy, y, winner, window, width, channels, begin * width, lines * width, activation, alpha,
+                    dz, dz_origin,
                 )  # fmt: skip
-            at_once = lines if plan.pieces == 1 else 1
             for piece in range(plan.pieces):
                 start, stop = piece * width // plan.pieces, (piece + 1) * width // plan.pieces
-                left = plan.left if piece == 0 else 0
-                right = plan.right if piece == plan.pieces - 1 else 0
-                for shift in range(0, lines, at_once):
-                    picture, line = divmod(begin + shift, plan.target_height)
-                    top = line + plan.first_line
-                    source = (picture * plan.height + top) * plan.line_size + (start - plan.left) * channels
+                left = plan.left if start == 0 else 0
+                right = plan.right if stop == width else 0
+                for line in range(lines):
+                    picture, target_line = divmod(begin + line, plan.target_height)
+                    top = target_line + plan.first_line
+                    place = (picture * plan.height + top) * plan.line_size + (start - plan.left) * channels
+                    dz_place = dz_origin + (line * width + start) * channels
                     for vector in range(plan.vectors):
                         channel = min(vector * lanes, channels - lanes)
-                        _add_lines(
-                            x, source + channel, top, plan.first_line, plan.target_height, plan.height, plan.dilation,
-                            plan.line_size, channels, left, stop - start - left - right, right, at_once,
-                            dz, place + (shift * width + start) * channels + channel,
-                            none, sums, slot * plan.slot_size + vector * SUMS * lanes,
+                        _add_pixels(
+                            x, place + channel, top, plan.height, plan.dilation, plan.line_size, channels, none,
+                            left, stop - start - left - right, right, dz, dz_place + channel,
+                            sums, into + vector * SUMS * lanes,
                         )  # fmt: skip
 
 
 @intrinsic
-def _add_lines(
-    typing, x, place, top, first_line, target_height, height, dilation, line_size, step, left, middle, right, lines,
-    dz, dz_place, none, sums, into,
-):  # fmt: skip
-    """Add to the sums of a vector of channels what some target lines, end to end in dz, have of them.
+def _add_pixels(
+    typing, x, place, top, height, dilation, line_size, step, none, left, middle, right, dz, dz_place, sums, into
+):
+    """Add to the sums of a vector of channels what some pixels of a target line have of them.
 
     Parameters
     ----------
     x, place : array, int
         Where the first filter's first cell is, which may lie beyond the picture.
-    top, first_line : int
-        Its line, and that for target line 0.
-    target_height, height, dilation, line_size, step : int
-        Lines of dz and of x in a picture, lines of x from one filter line to the next, numbers of a line of x and of a
-        pixel.
-    left, middle, right : int
-        Pixels of a target line of which the filter's first cells lie beyond the line, none, and its last cells.
-    lines : int
-    dz, dz_place : array, int
+    top, height, dilation : int
+        Its line, how many there are, and from a line of the filter to the next.
+    line_size, step : int
+        From a line of x to the next, and from a pixel to the next.
     none : array
         At least a line of zeros.
+    left, middle, right : int
+        Pixels of which the filter's first cells lie beyond the line, none, and its last cells.
+    dz, dz_place : array, int
     sums, into : array, int
     """
     integer = types.intp
-    signature = types.void(x, *[integer] * 12, dz, integer, none, sums, integer)
+    signature = types.void(x, *[integer] * 6, none, integer, integer, integer, dz, integer, sums, integer)
 
     def code(context, builder, signature, arguments):
-        (
-            x, place, top, first_line, target_height, height, dilation, line_size, step, left, middle, right, lines,
-            dz, dz_place, none, sums, into,
-        ) = arguments  # fmt: skip
-        kinds = signature.args
-        pixels, nothing = (context.make_array(kinds[i])(context, builder, arguments[i]).data for i in (0, 15))
-        read_dz, _ = vectors_of(context, builder, kinds[13], dz)
-        read_sums, write_sums = vectors_of(context, builder, kinds[16], sums)
-        size = kinds[0].dtype.bitwidth // 8
-        vector = ir.VectorType(pixels.type.pointee, REGISTER_BYTES // size)
-        sum_of_bias, *sums_of_cells = (
-            cgutils.alloca_once_value(builder, constant(vector, 0.0)) for _ in range(SUMS)
+        _, place, top, height, dilation, line_size, step, _, left, middle, right, _, dz_place, _, into = arguments
+        pixels, zeros = (context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 7))
+        (read_dz, _), (read_sums, write_sums) = (
+            vectors_of(context, builder, signature.args[i], arguments[i]) for i in (11, 13)
         )
-        line_now, place_now, dz_now = (cgutils.alloca_once_value(builder, value) for value in (top, place, dz_place))
-        pointers_now = [cgutils.alloca_once(builder, pixels.type) for _ in range(TAPS)]
+        size = x.dtype.bitwidth // 8
+        vector = ir.VectorType(pixels.type.pointee, REGISTER_BYTES // size)
+        *totals, total_of_bias = (cgutils.alloca_once_value(builder, constant(vector, 0.0)) for _ in range(SUMS))
+        dz_now = cgutils.alloca_once_value(builder, dz_place)
+        lines_now = []
+        for tap in range(TAPS):
+            line = builder.mul(dilation, _I64(tap))
+            inside = builder.icmp_unsigned("<", builder.add(top, line), height)
+            pointer = builder.gep(pixels, [builder.add(place, builder.mul(line, line_size))])
+            lines_now.append(cgutils.alloca_once_value(builder, builder.select(inside, pointer, zeros)))
 
-        def add_pixels(count, cells):
-            """What so many neighbours add to the sums of these cells of each filter line."""
+        def add(count, cells):
+            """What so many neighbours have of the sums of these cells of each line of the filter."""
             gradients = []
             for _ in range(count):
-                gradients.append(read_dz(builder.load(dz_now)))
-                builder.store(builder.fadd(builder.load(sum_of_bias), gradients[-1]), sum_of_bias)
+                gradient = read_dz(builder.load(dz_now))
+                gradients.append(gradient)
+                builder.store(builder.fadd(builder.load(total_of_bias), gradient), total_of_bias)
                 builder.store(builder.add(builder.load(dz_now), step), dz_now)
-            pointers = [builder.load(pointer) for pointer in pointers_now]
+            # LLVM would keep what the next turn loads again, and run out of registers.
+            pointers = [pin(builder, builder.load(line)) for line in lines_now]
             for column in range(count + TAPS - 1):
                 if column == count:
-                    for pointer, variable in zip(pointers, pointers_now, strict=True):
-                        builder.store(pointer, variable)
-                pairs = [(column - cell, cell) for cell in cells if 0 <= column - cell < count]
-                # All filter lines in turn, so that no sum waits for the one before.
-                for line, pointer in enumerate(pointers if pairs else ()):
+                    for line, pointer in zip(lines_now, pointers, strict=True):
+                        builder.store(pointer, line)
+                seen_by = [(cell, gradients[column - cell]) for cell in cells if 0 <= column - cell < count]
+                # A column of all lines before the next one, lest a sum waits for itself.
+                for tap, pointer in enumerate(pointers if seen_by else ()):
                     value = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=size)
-                    for pixel, cell in pairs:
-                        total = sums_of_cells[line * TAPS + cell]
-                        builder.store(multiply_add(builder, value, gradients[pixel], builder.load(total)), total)
+                    for cell, gradient in seen_by:
+                        total = totals[tap * TAPS + cell]
+                        builder.store(multiply_add(builder, value, gradient, builder.load(total)), total)
                 pointers = [builder.gep(pointer, [step]) for pointer in pointers]
             keep_loop(builder)
 
-        tiles = builder.udiv(middle, _I64(PIXELS))
-        singles = builder.urem(middle, _I64(PIXELS))
-        filter_line = builder.mul(dilation, line_size)
-        below, between = builder.add(first_line, target_height), builder.sub(height, target_height)
-        next_picture = builder.mul(builder.add(between, _I64(1)), line_size)
-        with cgutils.for_range(builder, lines, intp=_I64):
-            line, first = builder.load(line_now), builder.load(place_now)
-            for tap, pointer in enumerate(pointers_now):
-                seen = builder.add(line, builder.mul(dilation, _I64(tap)))
-                start = builder.gep(pixels, [builder.add(first, builder.mul(filter_line, _I64(tap)))])
-                inside = builder.icmp_unsigned("<", seen, height)
-                builder.store(builder.select(inside, start, nothing), pointer)
-            for times, count, cells in (
-                (left, 1, range(1, TAPS)),
-                (tiles, PIXELS, range(TAPS)),
-                (singles, 1, range(TAPS)),
-                (right, 1, range(TAPS - 1)),
-            ):
-                with cgutils.for_range(builder, times, intp=_I64):
-                    add_pixels(count, cells)
-            following = builder.add(line, _I64(1))
-            is_last = builder.icmp_signed("==", following, below)
-            builder.store(builder.select(is_last, first_line, following), line_now)
-            builder.store(builder.add(first, builder.select(is_last, next_picture, line_size)), place_now)
-        for number, total in enumerate([*sums_of_cells, sum_of_bias]):
+        for times, count, cells in (
+            (left, 1, range(1, TAPS)),
+            (builder.udiv(middle, _I64(PIXELS)), PIXELS, range(TAPS)),
+            (builder.urem(middle, _I64(PIXELS)), 1, range(TAPS)),
+            (right, 1, range(TAPS - 1)),
+        ):
+            with cgutils.for_range(builder, times, intp=_I64):
+                add(count, cells)
+        for number, total in enumerate([*totals, total_of_bias]):
             where = builder.add(into, _I64(number * vector.count))
             write_sums(builder.fadd(read_sums(where), builder.load(total)), where)
         return context.get_dummy_value()
