@@ -14,7 +14,8 @@ The sums of a vector of channels, nine for the filter and one for the bias, and 
 
 They come from farther away: reading them is the bound of all but the smallest layers.  Lines are cut into pieces, and a
 piece is a run of pixels with all of their channels; of the next line the piece under it follows, for which two of its
-three lines of x are still in the first-level cache.
+three lines of x are still in the first-level cache.  Where x and dz are more than caches hold, what the next line reads
+is fetched meanwhile.
 
 Nothing is copied but dz, where it is yet to be multiplied by slopes.  A line beyond the picture is a line of zeros
 elsewhere; pixels beyond the ends of a line, of which there is one at most, are left out.
@@ -34,10 +35,12 @@ from ..formulas import LINEAR
 from .builders import constant, keep_loop, multiply_add, pin
 from .compiling import INNER, KERNEL
 from .epilogue import make_dz
+from .fetching import fetch
 from .plan import MOST_SLOTS, SLOT_PIXELS, SLOT_WORK
 from .processor import REGISTER_BYTES
 from .product import lanes
 from .sliding import TAPS
+from .streaming import PAST_CACHES
 from .threads import WORKERS, share
 from .vectors import add_vector, lanes_of, vectors_of
 from .views import part
@@ -58,10 +61,10 @@ PLAN = np.dtype(
         for name in (
             "height channels vectors line_size "  # of x
             "target_height target_width lines pieces "  # lines of all pictures, and pieces of a line
-            "first_line dilation "  # line of x under the filter's first one for target line 0; from there to the next one
+            "first_line dilation "  # line of x under the filter's first one for target line 0; from there to the next
             "left right "  # pixels of a target line whose filter reaches beyond the start and the end of a line of x
             "unpool_height unpool_width "
-            "slots slot_size scratch_of_worker work"
+            "slots slot_size scratch_of_worker work is_far"  # is_far: whether x and dz come from beyond the caches
         ).split()
     ]
 )
@@ -102,6 +105,9 @@ def _plan(geometry, dtype, window):
     n["work"] = pixels * n["slot_size"]
     n["slots"] = max(1, min(MOST_SLOTS, pixels // SLOT_PIXELS, n["work"] // SLOT_WORK, n["lines"]))
     n["scratch_of_worker"] = BLOCK_LINES * g.out_width * g.channels
+    n["is_far"] = (
+        g.height * g.width + g.out_height * g.out_width
+    ) * g.batch * g.channels * dtype.itemsize >= PAST_CACHES
     return plan, int(n["slots"] * n["slot_size"] + WORKERS * n["scratch_of_worker"])
 
 
@@ -138,6 +144,7 @@ def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, n
     lanes = lanes_of(x)
     window = plan.unpool_height, plan.unpool_width
     channels, width = plan.channels, plan.target_width
+    below = ((TAPS - 1) * plan.dilation + 1) * plan.line_size
     for slot in range(first, last):
         into = slot * plan.slot_size
         part(sums, into, plan.slot_size)[:] = 0
@@ -160,8 +167,12 @@ def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, n
                     top = target_line + plan.first_line
                     place = (picture * plan.height + top) * plan.line_size + (start - plan.left) * channels
                     dz_place = dz_origin + (line * width + start) * channels
+                    fetched = (stop - start) * lanes
                     for vector in range(plan.vectors):
                         channel = min(vector * lanes, channels - lanes)
+                        if plan.is_far:
+                            fetch(x, place + below + vector * fetched, fetched)
+                            fetch(dz, dz_place + width * channels + vector * fetched, fetched)
                         _add_pixels(
                             x, place + channel, top, plan.height, plan.dilation, plan.line_size, channels, none,
                             left, stop - start - left - right, right, dz, dz_place + channel,
