@@ -25,8 +25,8 @@ B is copied into panels first, of which the tile reads one from end to end.  A f
 the sum over all pixels: the pixels are cut into *slots*, each with sums of its own, which are then added in order.
 
 Filters of 3 x 3 or 5 x 5 with many channels are computed with fewer multiplications (`winograd`) where that is
-estimated to be faster.  Filters three cells wide whose channels do not mix take fewer loads (`sliding`), and filters of
-one cell no tables (`pointwise`).
+estimated to be faster.  Filters three cells wide whose channels do not mix take fewer loads (`sliding`, and their
+gradient by filters `sliding_filters`), and filters of one cell no tables (`pointwise`).
 """
 
 import numpy as np
