@@ -5,11 +5,12 @@ import inspect
 import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cpu
-from gpuconv.kernels.cpu import narrow, plan, pointwise, sliding, winograd
+from gpuconv.kernels.cpu import narrow, plan, pointwise, sliding, sliding_filters, winograd
 from gpuconv.kernels.cpu.dense import PLAN, PLAN_SIZE, _plan
+from gpuconv.kernels.cpu.epilogue import NO_WINDOW
 from gpuconv.kernels.cpu.product import lanes, panel_start, panels
 from gpuconv.kernels.cpu.threads import WORKERS
-from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
+from gpuconv.kernels.geometry import correlation_geometry, pooled_part, pooling_geometry
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_checks import (
@@ -223,8 +224,11 @@ def test_windows_of_more_than_256_cells():
 @pytest.mark.parametrize("channels", [3, 5, 6, 7, 8, 9, 12, 15, 16, 17, 31, 33])
 def test_depthwise_gradients_of_many_pixels(channels, dtype):
     # Several blocks of pixels a slot: what is added up must be added once.
-    geometry = correlation_geometry((4, 20, 20, channels), 3, channels, padding="same", groups=channels)
-    CHECKS["correlate2d_gradient_filters"](cpu, Data(channels, dtype), geometry, 1)
+    for kernel_size, dilation in ((3, 1), (3, 2), ((2, 3), 1)):
+        geometry = correlation_geometry(
+            (4, 20, 20, channels), kernel_size, channels, 1, "same", dilation, groups=channels
+        )
+        CHECKS["correlate2d_gradient_filters"](cpu, Data(channels, dtype), geometry, 1)
 
 
 @pytest.mark.parametrize("dtype", REAL)
@@ -371,6 +375,64 @@ def test_depthwise_filters_are_bitwise_the_same_for_any_number_of_threads(name, 
 def test_special_values_reach_what_they_should_in_depthwise_filters(name):
     for case in ("valid", "same", "tall and dilated"):
         check_special_values(cpu, name, geometry=SLIDING[case], activation=1)
+
+
+# The gradient by filters of 3 x 3 cells whose channels do not mix: lines of one piece and of several, with every kind
+# of end; lines beyond the picture, also all that a line of the filter sees; a last vector that overlaps; several blocks
+# of lines a slot, and slots that end within a picture.
+SLIDING_FILTERS = {
+    "valid": correlation_geometry((2, 7, 15, 16), 3, 16, groups=16),
+    "same": correlation_geometry((2, 9, 41, 33), 3, 33, padding="same", groups=33),
+    "narrow": correlation_geometry((3, 5, 5, 19), 3, 19, groups=19),
+    "two pixels": correlation_geometry((2, 1, 2, 16), 3, 16, padding="same", groups=16),
+    "one target pixel": correlation_geometry((1, 3, 2, 17), 3, 17, padding=((0, 0), (1, 0)), groups=17),
+    "beyond the picture": correlation_geometry((2, 2, 30, 16), 3, 16, padding=((5, 4), (0, 1)), groups=16),
+    "dilation": correlation_geometry((2, 20, 12, 16), 3, 16, padding=((2, 1), (1, 0)), dilation=(2, 1), groups=16),
+    "slots": correlation_geometry((3, 90, 45, 17), 3, 17, padding="same", groups=17),
+}
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("case", SLIDING_FILTERS)
+def test_gradient_by_depthwise_filters(case, dtype):
+    geometry = SLIDING_FILTERS[case]
+    assert sliding_filters.usable(geometry, np.dtype(dtype))
+    for activation in (0, 1, 3):
+        CHECKS["correlate2d_gradient_filters"](cpu, Data(activation, dtype), geometry, activation)
+
+
+def test_gradient_by_depthwise_filters_from_beyond_the_caches(monkeypatch):
+    monkeypatch.setattr(sliding_filters, "PAST_CACHES", 1)
+    sliding_filters._plan.cache_clear()
+    for geometry in SLIDING_FILTERS.values():
+        for activation in (0, 1):
+            CHECKS["correlate2d_gradient_filters"](cpu, Data(activation, np.float32), geometry, activation)
+    sliding_filters._plan.cache_clear()
+
+
+def test_gradient_by_depthwise_filters_through_max_pooling():
+    geometry = correlation_geometry((2, 9, 14, 17), 3, 17, groups=17)
+    part = pooled_part(geometry, pooling_geometry(geometry.output_shape, 2))
+    assert sliding_filters.usable(part, np.dtype(np.float32))
+    for activation in (0, 1, 3):
+        CHECKS["correlate2d_max_pool2d_gradient_filters"](cpu, Data(activation, np.float32), geometry, activation)
+
+
+def test_gradient_by_depthwise_filters_is_bitwise_the_same_for_any_number_of_threads(threads):
+    numbers, _ = sliding_filters._plan(SLIDING_FILTERS["slots"], np.dtype(np.float32), NO_WINDOW)
+    assert numbers["slots"][0] > 2
+    results = []
+    for count in (1, 2, WORKERS):
+        threads(count)
+        outputs = CHECKS["correlate2d_gradient_filters"](cpu, Data(1, np.float32), SLIDING_FILTERS["slots"], 1)
+        results.append([output.tobytes() for output in outputs])
+    assert all(result == results[0] for result in results)
+
+
+def test_special_values_reach_what_they_should_in_the_gradient_by_depthwise_filters():
+    for seed, special in enumerate([(np.nan,), (np.inf,), (np.nan, np.inf, -np.inf)]):
+        data = Data(seed, np.float32, special)
+        CHECKS["correlate2d_gradient_filters"](cpu, data, SLIDING_FILTERS["valid"], 1)
 
 
 # Filters of one cell: C wider than a vector, as wide and narrower; blocks of several panels, narrow and wide, with and

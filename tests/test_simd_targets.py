@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from gpuconv.kernels.cpu import builders, simd, sliding, stored
+from gpuconv.kernels.cpu import builders, simd, sliding, sliding_filters, stored
 from gpuconv.kernels.cpu import processor as this_processor
 from gpuconv.kernels.cpu import vectors as vector_access
 from llvmlite import binding
@@ -45,6 +45,17 @@ def one_sliding_tile(tile, number):
 
     numbers, integer = number[::1], types.intp
     return function, (numbers, *[integer] * 5, numbers, integer, integer, numbers, number, numbers)
+
+
+def one_gradient_tile(number):
+    """The same for that of `sliding_filters`, over pixels of a line."""
+
+    def function(x, top, height, dilation, line_size, step, none, left, middle, right, dz, sums):
+        tile = sliding_filters._add_pixels
+        tile(x, 0, top, height, dilation, line_size, step, none, left, middle, right, dz, 0, sums, 0)
+
+    numbers, integer = number[::1], types.intp
+    return function, (numbers, *[integer] * 5, numbers, *[integer] * 3, numbers, numbers)
 
 
 def one_stored_tile(tile, number, column_step):
@@ -127,6 +138,24 @@ def test_sums_of_sliding_tiles_stay_in_registers(kind, pixels, bits, monkeypatch
     lines = inner_loop(*one_sliding_tile(sliding._tile(pixels), number), triple, processor)
     assert sum(bool(re.search(multiply_add[bits], line)) for line in lines) == pixels * sliding.TAPS
     assert not [line for line in lines if re.search(stack, line)]
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("kind", TARGETS)
+def test_sums_of_sliding_filters_stay_in_registers(kind, bits, monkeypatch):
+    triple, processor, multiply_add, stack = TARGETS[kind]
+    compile_for(kind, sliding_filters, monkeypatch)
+    number = types.float32 if bits == 32 else types.float64
+    loops = inner_loops(*one_gradient_tile(number), triple, processor)
+    taps, pixels = sliding_filters.TAPS, sliding_filters.PIXELS
+    counts = [sum(bool(re.search(multiply_add[bits], line)) for line in lines) for lines in loops]
+    # Where a multiply-add is two instructions, additions are counted, and those of the bias are among them.
+    bias = kind == "SSE2"
+    ends = taps * (taps - 1) + bias
+    assert sorted(counts) == [ends, ends, taps**2 + bias, pixels * (taps**2 + bias)]
+    if kind == "SSE2":  # whose products take one more register than there is
+        return
+    assert not [line for lines in loops for line in lines if re.search(stack, line) and re.search(VECTOR, line)]
 
 
 @pytest.mark.parametrize("column_step", [types.intp, types.none])

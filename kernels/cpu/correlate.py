@@ -25,15 +25,15 @@ B is copied into panels first, of which the tile reads one from end to end.  A f
 the sum over all pixels: the pixels are cut into *slots*, each with sums of its own, which are then added in order.
 
 Filters of 3 x 3 or 5 x 5 with many channels are computed with fewer multiplications (`winograd`) where that is
-estimated to be faster.  Filters three cells wide whose channels do not mix take fewer loads (`sliding`), and filters of
-one cell no tables (`pointwise`).
+estimated to be faster.  Filters three cells wide whose channels do not mix take fewer loads (`sliding`, and their
+gradient by filters `sliding_filters`), and filters of one cell no tables (`pointwise`).
 """
 
 import numpy as np
 from numba import njit
 
 from ..formulas import LINEAR, RELU
-from . import narrow, pointwise, sliding, winograd, winograd_input
+from . import narrow, pointwise, sliding, sliding_filters, winograd, winograd_input
 from .compiling import INNER, KERNEL
 from .epilogue import NO_WINDOW, finish, make_dz
 from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
@@ -124,6 +124,8 @@ def filters_gradient(x, dy, y, winner, geometry, activation, alpha, window, dfil
         return winograd.correlate2d_gradient_filters.prepare(
             x, dy, y, geometry, activation, alpha, dfilters, dbias, tile, window, winner
         )
+    if sliding_filters.usable(geometry, x.dtype):
+        return sliding_filters.filters_gradient(x, dy, y, winner, geometry, activation, alpha, window, dfilters, dbias)
     plan = forward_plan(geometry, x.dtype, False, window)
     scratch = workspace(plan.scratch, x.dtype)
     return _correlate_gradient_filters, (
