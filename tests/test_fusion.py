@@ -136,12 +136,12 @@ def test_the_unpooled_activation_is_not_stored():
     ("shape", "filters", "padding", "dilation"),
     [
         ((3, 15, 14, 17), 20, "valid", 1),
-        ((7, 6, 6, 33), 9, ((0, 1), (2, 0)), 1),
+        ((7, 6, 6, 33), 17, ((0, 1), (2, 0)), 1),
         ((1, 9, 3, 28), 16, "same", 1),
-        ((13, 3, 5, 16), 8, "full", 1),
+        ((13, 3, 5, 16), 16, "full", 1),
         ((3, 15, 16, 17), 20, "valid", 2),
-        ((2, 4, 14, 16), 9, "same", (2, 3)),
-        ((5, 7, 2, 16), 8, "full", (1, 2)),
+        ((2, 4, 14, 16), 17, "same", (2, 3)),
+        ((5, 7, 2, 16), 16, "full", (1, 2)),
     ],
 )
 def test_gradients_by_tiles_of_outputs(shape, filters, padding, dilation, tile, dtype):

@@ -281,17 +281,17 @@ def test_many_classes_of_large_filters_are_not_sorted():
 # Few channels, whose gradient by input has pixels as lanes: every kind of border, several bands, groups, phases without
 # taps, a line shorter than its zeros, and a picture that sees nothing but padding.
 NARROW = {
-    "valid": correlation_geometry((2, 13, 18, 3), 3, 9),
-    "same": correlation_geometry((2, 13, 17, 1), (4, 3), 8, padding="same"),
-    "full": correlation_geometry((2, 6, 33, 2), (2, 5), 11, padding="full"),
-    "cropped": correlation_geometry((1, 9, 9, 3), 3, 8, padding=((5, 0), (0, 6))),
+    "valid": correlation_geometry((2, 13, 18, 3), 3, 17),
+    "same": correlation_geometry((2, 13, 17, 1), (4, 3), 16, padding="same"),
+    "full": correlation_geometry((2, 6, 33, 2), (2, 5), 19, padding="full"),
+    "cropped": correlation_geometry((1, 9, 9, 3), 3, 16, padding=((5, 0), (0, 6))),
     "strides": correlation_geometry((2, 21, 19, 3), 3, 16, 2, "same"),
     "phases without taps": correlation_geometry((1, 17, 20, 3), (2, 1), 17, (3, 4)),
-    "dilation": correlation_geometry((2, 20, 23, 3), 3, 10, padding="same", dilation=(2, 3)),
-    "dilation and strides": correlation_geometry((1, 22, 25, 3), (3, 2), 8, (3, 2), dilation=(2, 3)),
-    "groups": correlation_geometry((2, 12, 11, 6), 3, 24, padding="same", groups=3),
-    "bands": correlation_geometry((3, 130, 67, 3), 5, 8, (1, 2), "same"),
-    "one pixel": correlation_geometry((1, 1, 1, 3), 3, 8, padding=1),
+    "dilation": correlation_geometry((2, 20, 23, 3), 3, 18, padding="same", dilation=(2, 3)),
+    "dilation and strides": correlation_geometry((1, 22, 25, 3), (3, 2), 16, (3, 2), dilation=(2, 3)),
+    "groups": correlation_geometry((2, 12, 11, 6), 3, 48, padding="same", groups=3),
+    "bands": correlation_geometry((3, 130, 67, 3), 5, 16, (1, 2), "same"),
+    "one pixel": correlation_geometry((1, 1, 1, 3), 3, 16, padding=1),
 }
 
 
@@ -336,15 +336,15 @@ def test_few_channels_take_the_usual_way_where_that_is_better():
 # kind of border, tall filters, and lines that see nothing but padding.
 SLIDING = {
     "valid": correlation_geometry((2, 7, 15, 16), 3, 16, groups=16),
-    "same": correlation_geometry((2, 9, 21, 11), 3, 11, padding="same", groups=11),
-    "narrow": correlation_geometry((3, 5, 5, 9), 3, 9, groups=9),
-    "full": correlation_geometry((2, 6, 10, 8), 3, 8, padding="full", groups=8),
+    "same": correlation_geometry((2, 9, 21, 19), 3, 19, padding="same", groups=19),
+    "narrow": correlation_geometry((3, 5, 5, 23), 3, 23, groups=23),
+    "full": correlation_geometry((2, 6, 10, 16), 3, 16, padding="full", groups=16),
     "cropped": correlation_geometry((1, 9, 9, 17), 3, 17, padding=((5, 0), (0, 6)), groups=17),
-    "tall and dilated": correlation_geometry((2, 20, 12, 8), (5, 3), 8, padding="same", dilation=(2, 1), groups=8),
-    "one line": correlation_geometry((2, 6, 14, 10), (1, 3), 10, padding="same", groups=10),
+    "tall and dilated": correlation_geometry((2, 20, 12, 16), (5, 3), 16, padding="same", dilation=(2, 1), groups=16),
+    "one line": correlation_geometry((2, 6, 14, 18), (1, 3), 18, padding="same", groups=18),
     "bands": correlation_geometry((1, 90, 25, 16), 3, 16, padding="same", groups=16),
-    "one pixel": correlation_geometry((1, 1, 1, 8), 3, 8, padding=1, groups=8),
-    "beyond the picture": correlation_geometry((1, 2, 3, 8), 3, 8, padding=((4, 5), (6, 4)), groups=8),
+    "one pixel": correlation_geometry((1, 1, 1, 16), 3, 16, padding=1, groups=16),
+    "beyond the picture": correlation_geometry((1, 2, 3, 16), 3, 16, padding=((4, 5), (6, 4)), groups=16),
 }
 
 
