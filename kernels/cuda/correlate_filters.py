@@ -36,8 +36,8 @@ by the picture's extents would take several times as many instructions.  Still i
 accesses: so a thread fetches several entries and filters of few pixels, in 96 x 64 and larger tiles of one of the 12 or
 16.
 
-Memory traffic.  Where channels and filters are multiples of 4, all global accesses but those of biases are of 16 bytes,
-and neighbouring threads access neighbouring ones.  For 128 x 128 sums, 256 numbers are fetched for a pixel, with y 384:
+Memory traffic.  Where channels and filters are multiples of 4, all global accesses are of 16 bytes, and neighbouring
+threads access neighbouring ones.  For 128 x 128 sums, 256 numbers are fetched for a pixel, with y 384:
 16 or 11 multiply-adds a byte.  Strips are stored pixel by pixel, and read 4 entries or filters at once: no bank
 conflicts.
 
@@ -88,15 +88,19 @@ from .instructions import (
     store,
     store4,
 )
+from .lanes import exchange
 from .product import fragments_of
 from .slopes import times_slopes
+from .sums import store_sum
 from .toolkit import cuda
+from .vectors import read_vector, write_vector
 
 # Groups with fewer channels or filters than this would leave most of every tile empty.
 SMALLEST_GROUP = 8
 # So many pixels past the last a thread may be at: a step of all tiles is shorter.
 PIXELS_PAST = 64
-SUM_THREADS = tiles.CHUNK_SUM_THREADS
+WARP, SUM_THREADS = tiles.WARP, tiles.CHUNK_SUM_THREADS
+WARPS = SUM_THREADS // WARP
 # A row above all pictures, even from that many rows on.
 NO_ROW = -(1 << 29)
 
@@ -148,7 +152,7 @@ def _gradient_by_tiles(x, dy, y, g, activation, alpha, dfilters, dbias):
         g, patch_width, filter_width, copying, sloped, capability, toolkit.multiprocessors()
     )
     chunk_sums, sums, bias_sums = None, toolkit.address(dfilters), toolkit.address(dbias)
-    if splits > 1 or (filter_width == 4 and not toolkit.is_aligned(sums)):
+    if splits > 1 or (filter_width == 4 and not (toolkit.is_aligned(sums) and toolkit.is_aligned(bias_sums))):
         chunk_sums = toolkit.workspace(splits * (dfilters.size + dbias.size), np.float32)
         sums, bias_sums = toolkit.address(chunk_sums), toolkit.address(chunk_sums, splits * dfilters.size)
     kernel = _tiled_kernel(tile, patch_width, filter_width, copying, int(activation), fragments)
@@ -176,11 +180,13 @@ def _gradient_directly(x, dy, y, g, activation, alpha, dfilters, dbias):
 
 
 def _add_chunks(chunk_sums, splits, dfilters, dbias):
-    dfilters, dbias = toolkit.flat(dfilters), toolkit.flat(dbias)
-    lanes = tiles.chunk_sum_lanes(splits)
-    blocks = (tiles.blocks_for(dfilters.size + dbias.size, SUM_THREADS // lanes),)
-    arguments = chunk_sums, np.int32(splits), np.int32(lanes), dfilters, dbias
-    toolkit.launch(_sum_chunks, blocks, (SUM_THREADS,), *arguments)
+    real, weights, biases = dfilters.dtype.type, dfilters.size, dbias.size
+    chunk_sums, dfilters, dbias = map(toolkit.address, (chunk_sums, dfilters, dbias))
+    width = tiles.row_width(real, biases, chunk_sums, dfilters, dbias)
+    columns = tiles.chunk_sum_columns(splits)
+    blocks = (tiles.blocks_for(weights + biases, columns),)
+    sizes = (np.int32(size) for size in (splits, columns // width, weights, biases))
+    toolkit.launch(_sum_chunks_kernel(real, width), blocks, (SUM_THREADS,), chunk_sums, *sizes, dfilters, dbias)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -751,15 +757,13 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
                 else:
                     store(to, bias[s])
             cuda.syncthreads()
-            column = thread
+            column = int32(thread * filter_width)
             while column < columns:
-                total = load(move(base, column))
-                for other in range(1, t.pixel_step):
-                    total += load(move(base, int32(other * stride + column)))
                 f = int32(first_filter + column)
                 if f < p.group_filters:
-                    store(move(chunk_bias, int32(split * p.out_channels + group_first + f)), total)
-                column = int32(column + threads)
+                    to = move(chunk_bias, int32(split * p.out_channels + group_first + f))
+                    store_sum(to, move(base, column), t.pixel_step, stride, t.wide_filters)
+                column = int32(column + threads * filter_width)
 
     return correlate2d_gradient_filters_kernel
 
@@ -804,42 +808,59 @@ def _direct_kernel(activation):
     return direct_gradient_filters_kernel
 
 
-@cuda.jit(cache=True)
-def _sum_chunks(chunk_sums, splits, lanes, dfilters, dbias):
-    """Add up what chunks have of each weight.
+@functools.cache
+def _sum_chunks_kernel(real, width):
+    """The kernel that adds up what chunks have of each weight and of each bias, `width` neighbouring numbers a thread.
 
-    Neighbouring threads have neighbouring weights; `lanes` threads share the chunks of one, each every `lanes`-th.
-    Four numbers are asked for before one is added, since what bounds this is how long memory takes to answer.
+    Neighbouring threads have neighbouring vectors, `columns` of them; the others of a block share their chunks.  Four
+    vectors are asked for before one is added, since what bounds this is how long memory takes to answer.
     """
-    real = chunk_sums.dtype.type
-    partial = cuda.shared.array(SUM_THREADS, chunk_sums.dtype)
-    thread = int32(cuda.threadIdx.x)
-    columns = quotient(SUM_THREADS, lanes)
-    lane = quotient(thread, columns)
-    column = int32(thread - lane * columns)
-    i = cuda.blockIdx.x * columns + column
-    place, step = i, dfilters.size
-    if i >= dfilters.size:
-        place, step = splits * dfilters.size + i - dfilters.size, dbias.size
-    total = real(0)
-    if i < dfilters.size + dbias.size:
-        split = lane
-        while split < splits - 3 * lanes:
-            a = chunk_sums[split * step + place]
-            b = chunk_sums[(split + lanes) * step + place]
-            c = chunk_sums[(split + 2 * lanes) * step + place]
-            d = chunk_sums[(split + 3 * lanes) * step + place]
-            total = total + a + b + c + d
-            split += 4 * lanes
-        while split < splits:
-            total += chunk_sums[split * step + place]
-            split += lanes
-    partial[thread] = total
-    cuda.syncthreads()
-    if lane == 0 and i < dfilters.size + dbias.size:
-        for other in range(1, lanes):
-            total += partial[other * columns + column]
-        if i < dfilters.size:
-            dfilters[i] = total
-        else:
-            dbias[i - dfilters.size] = total
+    held, numbers = 4 * width, WARPS * WARP * width
+
+    @cuda.jit(cache=True)
+    def sum_chunks(chunk_sums, splits, columns, weights, biases, dfilters, dbias):
+        parts = cuda.local.array(held, real)
+        total = cuda.local.array(width, real)
+        partial = cuda.shared.array(numbers, real)
+        thread = int32(cuda.threadIdx.x)
+        lane = quotient(thread, columns)
+        lanes, column = quotient(SUM_THREADS, columns), int32(thread - lane * columns)
+        i = (cuda.blockIdx.x * columns + column) * width
+        place, step = i, weights
+        if i >= weights:
+            place, step = splits * weights + i - weights, biases
+        for k in range(width):
+            total[k] = real(0)
+        if i < weights + biases:
+            split = lane
+            while split < splits - 3 * lanes:
+                for n in range(4):
+                    read_vector(parts, n * width, chunk_sums, (split + n * lanes) * step + place, width)
+                for s in range(held):
+                    total[s % width] += parts[s]
+                split += 4 * lanes
+            while split < splits:
+                read_vector(parts, 0, chunk_sums, split * step + place, width)
+                for k in range(width):
+                    total[k] += parts[k]
+                split += lanes
+        # Lanes of a warp that have the same column lie `columns`, `2 columns`, ... apart.
+        distance = columns
+        while distance < WARP:
+            for k in range(width):
+                total[k] += exchange(total[k], distance)
+            distance <<= 1
+        if thread % WARP < columns:
+            for k in range(width):
+                partial[(thread // WARP * width + k) * WARP + column] = total[k]
+        cuda.syncthreads()
+        if thread < columns and i < weights + biases:
+            for other in range(1, WARPS):
+                for k in range(width):
+                    total[k] += partial[(other * width + k) * WARP + column]
+            if i < weights:
+                write_vector(total, 0, dfilters, i, width)
+            else:
+                write_vector(total, 0, dbias, i - weights, width)
+
+    return sum_chunks
