@@ -539,7 +539,7 @@ def fragment_corner(thread, t):
 def store_tile(
     sums, offsets, bias, y, p, t, first_pixel, pixel_step, first_filter, group, phase, activation, biased, phased, alpha
 ):
-    """Apply bias and activation to a thread's sums, row by row, and write them."""
+    """Apply bias and activation to a thread's sums, and write them row by row."""
     filters, pixels = offsets.shape[0], p.pixels
     if phased:
         rows, columns, pixels, phase_row, phase_column = phase_extents(p, phase)
@@ -554,6 +554,10 @@ def store_tile(
                 offsets[q], offsets[q + 1], offsets[q + 2], offsets[q + 3] = load4_if(wanted, source)
             else:
                 offsets[q] = load_if(wanted, source)
+    # Before any is stored: so the compiler has registers for the largest tile.
+    for first in range(0, t.thread_sums, filters):
+        for q in range(filters):
+            sums[first + q] = activate(activation, alpha, sums[first + q] + offsets[q])
     for first in range(0, t.thread_sums, filters):
         pixel = int32(first_pixel + first // filters * pixel_step)
         if pixel < pixels:
@@ -562,8 +566,6 @@ def store_tile(
                 picture, row, column = pixel_place(pixel, rows, columns)
                 line = picture * p.out_height + row * p.stride_height
                 place = int32((line * p.out_width + column * p.stride_width) * p.out_channels)
-            for q in range(filters):
-                sums[first + q] = activate(activation, alpha, sums[first + q] + offsets[q])
             for q in range(0, filters, t.filter_width):
                 f, i = int32(first_filter + q // 4 * t.column_step + q % 4), first + q
                 if f < p.group_filters:
