@@ -155,7 +155,7 @@ def _gradient_by_tiles(x, dy, y, g, activation, alpha, dfilters, dbias):
     if splits > 1 or (filter_width == 4 and not (toolkit.is_aligned(sums) and toolkit.is_aligned(bias_sums))):
         chunk_sums = toolkit.workspace(splits * (dfilters.size + dbias.size), np.float32)
         sums, bias_sums = toolkit.address(chunk_sums), toolkit.address(chunk_sums, splits * dfilters.size)
-    kernel = _tiled_kernel(tile, patch_width, filter_width, copying, int(activation), fragments)
+    kernel = _tiled_kernel(tile, patch_width, filter_width, copying, _is_padded(g), int(activation), fragments)
     toolkit.launch(kernel, blocks, (tile.threads,), x, dy, y, p, np.float32(alpha), sums, bias_sums)
     if chunk_sums is not None:
         _add_chunks(chunk_sums, splits, dfilters, dbias)
@@ -211,7 +211,7 @@ def _plan(g, patch_width, filter_width, copying, sloped, capability, multiproces
     layers = g.groups * tiles.blocks_for(pixels, tiles.SMALLEST_CHUNK)
     tile = tiles.filter_tile(choices, entries, group_filters, layers, multiprocessors)
     row_blocks, column_blocks = tiles.product_blocks(tile, entries, group_filters)
-    t = _layout(tile, patch_width, filter_width, copying, sloped, fragments)
+    t = _layout(tile, patch_width, filter_width, copying, _is_padded(g), sloped, fragments)
     resident = tiles.resident_blocks(tile, 4 * t.shared_size, capability, multiprocessors)
     splits, chunk = tiles.filter_chunks(pixels, row_blocks * column_blocks * g.groups, resident)
 
@@ -227,6 +227,11 @@ def _plan(g, patch_width, filter_width, copying, sloped, capability, multiproces
         (g.stride_height * g.width - line_end) * g.channels, (g.height - picture_end) * g.width * g.channels,
     )  # fmt: skip
     return tile, (row_blocks, column_blocks, g.groups * splits), splits, Problem(*map(np.int32, numbers)), fragments
+
+
+def _is_padded(g):
+    """Whether windows reach beyond the picture."""
+    return any((g.pad_top, g.pad_bottom, g.pad_left, g.pad_right))
 
 
 class Problem(NamedTuple):
@@ -276,6 +281,7 @@ class Layout(NamedTuple):
     rows: int
     columns: int
     parts: int
+    padded: bool
     fetchers: int
     pixel_step: int
     rounds: int
@@ -304,7 +310,7 @@ class Layout(NamedTuple):
     column_step: int
 
 
-def _layout(tile, patch_width, filter_width, copying, sloped, fragments=None):
+def _layout(tile, patch_width, filter_width, copying, padded, sloped, fragments=None):
     """The layout of a `tiles.RegisterTile`; with `fragments`, of one that tensor cores multiply."""
     # What comes through registers comes in two halves, so that few of them wait for memory.
     parts = 1 if copying else 2
@@ -314,7 +320,7 @@ def _layout(tile, patch_width, filter_width, copying, sloped, fragments=None):
     stride, values_stride = tile.rows + tile.columns + padding, tile.columns + padding
     strips_size = tile.depth * stride
     return Layout(
-        rows=tile.rows, columns=tile.columns, parts=parts,
+        rows=tile.rows, columns=tile.columns, parts=parts, padded=padded,
         fetchers=fetchers, pixel_step=pixel_step, rounds=tile.depth // parts // pixel_step,
         wide_patches=patch_width == 4, patch_width=patch_width,
         patch_each=tile.rows // (fetchers * patch_width), patch_apart=fetchers * patch_width,
@@ -358,7 +364,8 @@ def place_entries(x, patch, pixel, group, first_entry, p, t):
         channel = group * p.group_channels + entry - cell * p.group_channels
         sources[e] = move(x, int32((above[e] * p.width + before[e]) * p.channels + channel))
         if entry >= p.entries:
-            above[e] = int32(NO_ROW)
+            # Outside of the picture, or, if nothing is, the window's first number: nobody asks what is made of it.
+            above[e], sources[e] = int32(NO_ROW), x
     walk[0] = int32(i * p.stride_height + above[0])
     walk[1] = int32(j * p.stride_width + before[0])
     walk[2] = int32(((picture * p.height + i * p.stride_height) * p.width + j * p.stride_width) * p.channels)
@@ -387,16 +394,13 @@ def next_pixel(walk, p):
 
 
 @inline
-def own_row(walk, order, rest):
-    """The row of x that a thread is at, or no picture's if its pixel, number `order`, is not among the `rest` next."""
-    return walk[0] if order < rest else int32(NO_ROW)
-
-
-@inline
-def is_inside(patch, row, e, p):
-    """Whether entry `e` of the patch that a thread is at lies in the picture."""
+def is_inside(patch, exists, e, p, t):
+    """Whether the pixel that a thread is at `exists`, and entry `e` of its patch lies in the picture."""
     walk, above, before, _ = patch
-    return (uint32(row + above[e]) < uint32(p.height)) & (uint32(walk[1] + before[e]) < uint32(p.width))
+    if t.padded:
+        row, column = uint32(walk[0] + above[e]), uint32(walk[1] + before[e])
+        exists = exists & (row < uint32(p.height)) & (column < uint32(p.width))
+    return exists
 
 
 @inline
@@ -407,14 +411,14 @@ def copy_patches(patch, target, order, rest, p, t):
     """
     walk, _, _, sources = patch
     for r in range(t.parts * t.rounds):
-        row = own_row(walk, int32(order + r * t.pixel_step), rest)
+        exists = int32(order + r * t.pixel_step) < rest
         for e in range(t.patch_each):
             source = move(sources[e], walk[2])
             to = move(target, r * t.pixel_step * t.stride + e * t.patch_apart)
             if t.wide_patches:
-                copy4_if(is_inside(patch, row, e, p), source, to)
+                copy4_if(is_inside(patch, exists, e, p, t), source, to)
             else:
-                copy_if(is_inside(patch, row, e, p), source, to)
+                copy_if(is_inside(patch, exists, e, p, t), source, to)
         next_pixel(walk, p)
 
 
@@ -423,14 +427,14 @@ def read_patches(patch, staged, order, rest, p, t):
     """Read what a thread has of a part of a strip of patches, with zeros for what does not exist."""
     walk, _, _, sources = patch
     for r in range(t.rounds):
-        row = own_row(walk, int32(order + r * t.pixel_step), rest)
+        exists = int32(order + r * t.pixel_step) < rest
         for e in range(t.patch_each):
             source, s = move(sources[e], walk[2]), (r * t.patch_each + e) * t.patch_width
             if t.wide_patches:
-                numbers = load4_if(is_inside(patch, row, e, p), source)
+                numbers = load4_if(is_inside(patch, exists, e, p, t), source)
                 staged[s], staged[s + 1], staged[s + 2], staged[s + 3] = numbers
             else:
-                staged[s] = load_if(is_inside(patch, row, e, p), source)
+                staged[s] = load_if(is_inside(patch, exists, e, p, t), source)
         next_pixel(walk, p)
 
 
@@ -606,7 +610,7 @@ def store_sums(sums, target, first_entry, first_filter, entries_of_thread, filte
 
 
 @functools.cache
-def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragments=None):
+def _tiled_kernel(tile, patch_width, filter_width, copying, padded, activation, fragments=None):
     """The kernel for a tile.
 
     Parameters
@@ -616,13 +620,15 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
         How many channels, and how many filters, are fetched at once: 4 or 1.
     copying : bool
         Whether the GPU copies asynchronously.
+    padded : bool
+        Whether windows reach beyond the picture.
     activation : int
     fragments : int, optional
         How tensor cores multiply: see `instructions.multiply_fragment_steps`.  Default: they do not.
     """
     on_tensor_cores = fragments is not None
     sloped = activation != LINEAR
-    t = _layout(tile, patch_width, filter_width, copying, sloped, fragments)
+    t = _layout(tile, patch_width, filter_width, copying, padded, sloped, fragments)
     thread_rows, thread_columns, thread_sums = tile.thread_rows, tile.thread_columns, tile.thread_sums
     rows, columns, row_step, column_step = t.rows, t.columns, t.row_step, t.column_step
     depth, half, stride, fetchers = tile.depth, tile.depth // 2, t.stride, t.fetchers
