@@ -394,12 +394,17 @@ def next_pixel(walk, p):
 
 
 @inline
-def is_inside(patch, exists, e, p, t):
+def own_row(walk, exists):
+    """The row of x that a thread is at, or no picture's if its pixel does not exist."""
+    return walk[0] if exists else int32(NO_ROW)
+
+
+@inline
+def is_inside(patch, exists, row, e, p, t):
     """Whether the pixel that a thread is at `exists`, and entry `e` of its patch lies in the picture."""
     walk, above, before, _ = patch
     if t.padded:
-        row, column = uint32(walk[0] + above[e]), uint32(walk[1] + before[e])
-        exists = exists & (row < uint32(p.height)) & (column < uint32(p.width))
+        exists = (uint32(row + above[e]) < uint32(p.height)) & (uint32(walk[1] + before[e]) < uint32(p.width))
     return exists
 
 
@@ -412,13 +417,14 @@ def copy_patches(patch, target, order, rest, p, t):
     walk, _, _, sources = patch
     for r in range(t.parts * t.rounds):
         exists = int32(order + r * t.pixel_step) < rest
+        row = own_row(walk, exists)
         for e in range(t.patch_each):
             source = move(sources[e], walk[2])
             to = move(target, r * t.pixel_step * t.stride + e * t.patch_apart)
             if t.wide_patches:
-                copy4_if(is_inside(patch, exists, e, p, t), source, to)
+                copy4_if(is_inside(patch, exists, row, e, p, t), source, to)
             else:
-                copy_if(is_inside(patch, exists, e, p, t), source, to)
+                copy_if(is_inside(patch, exists, row, e, p, t), source, to)
         next_pixel(walk, p)
 
 
@@ -428,13 +434,14 @@ def read_patches(patch, staged, order, rest, p, t):
     walk, _, _, sources = patch
     for r in range(t.rounds):
         exists = int32(order + r * t.pixel_step) < rest
+        row = own_row(walk, exists)
         for e in range(t.patch_each):
             source, s = move(sources[e], walk[2]), (r * t.patch_each + e) * t.patch_width
             if t.wide_patches:
-                numbers = load4_if(is_inside(patch, exists, e, p, t), source)
+                numbers = load4_if(is_inside(patch, exists, row, e, p, t), source)
                 staged[s], staged[s + 1], staged[s + 2], staged[s + 3] = numbers
             else:
-                staged[s] = load_if(is_inside(patch, exists, e, p, t), source)
+                staged[s] = load_if(is_inside(patch, exists, row, e, p, t), source)
         next_pixel(walk, p)
 
 
