@@ -43,9 +43,9 @@ conflicts.
 
 What bounds it.  Multiply-adds, where there are channels and filters enough: for 1024 of them a thread executes 64 reads
 of shared memory and 68 to 86 other instructions in the larger tiles, of which 16 to 24 are for ReLU's slope and the
-bias; in tiles of 96 x 64, of which 32 are, 94 to 108; most where windows reach beyond the picture.  On tensor cores, for 96 of their instructions a warp executes 12 reads
-of shared memory, 112 instructions that split factors, 64 that add, and 64 to 140 others; the tensor cores need longer
-for theirs.  In a network's first layer, reading dy and y.
+bias; in tiles of 96 x 64, of which 32 are, 94 to 108; most where windows reach beyond the picture.  On tensor cores,
+for 96 of their instructions a warp executes 12 reads of shared memory, 112 instructions that split factors, 64 that
+add, and 64 to 140 others; the tensor cores need longer for theirs.  In a network's first layer, reading dy and y.
 
 Where channels do not mix, `depthwise` has the sums of chunks.  The direct kernel, for float64 and other groups of few
 channels or filters, has a thread for each filter weight and chunk of pixels, which reads two or three numbers for each
