@@ -22,8 +22,10 @@ CORRELATIONS.append({"geometry": MANY_CHANNELS, "activation": formulas.LINEAR})
 CORRELATIONS.append({"geometry": correlation_geometry((1, 5, 4, 4), 2, 6, 2, groups=2), "activation": formulas.LINEAR})
 SEVERAL_BLOCKS = correlation_geometry((2, 9, 8, 5), 3, 70, padding="same")
 CORRELATIONS.append({"geometry": SEVERAL_BLOCKS, "activation": formulas.TANH})
-# A first layer whose filters are written four at a time, which leave a part of the block's unused.
-CORRELATIONS.append({"geometry": correlation_geometry((1, 5, 6, 1), 3, 12), "activation": formulas.LINEAR})
+# A first layer whose channels are read and whose filters are written four at a time, which leave a part of the block's
+# unused.
+FOUR_CHANNELS = correlation_geometry((1, 7, 8, 4), 3, 12, padding="same")
+CORRELATIONS.append({"geometry": FOUR_CHANNELS, "activation": formulas.LINEAR})
 # Sums long enough for several blocks to share them, of which one has fewer kernel rows.
 SHARED_SUMS = {"geometry": correlation_geometry((1, 3, 3, 18), (5, 3), 5, padding="same"), "activation": formulas.RELU}
 CORRELATIONS.append(SHARED_SUMS)
@@ -67,6 +69,11 @@ CASES = {
         columns=COLUMNS,
         matrices=MATRICES,
     ),
+    # Then sums that blocks share and a thread adds four at a time.
+    "correlate2d": [
+        *CORRELATIONS,
+        {"geometry": correlation_geometry((1, 3, 3, 20), (5, 3), 12, padding="same"), "activation": formulas.RELU},
+    ],
     **dict.fromkeys(("softmax", "sparse_softmax_cross_entropy", "sparse_accuracy"), MORE_MATRICES),
     # Then phases that blocks share, of which some have fewer kernel rows and some none; phases that nobody saw, before
     # dilated ones; and groups whose filters are turned four at a time.

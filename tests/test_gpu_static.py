@@ -7,11 +7,13 @@ here: `python -m benchmarks.gpu_static` makes the table anew, and its difference
 import doctest
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from gpuconv.kernels.cuda import tiles
+from gpuconv.kernels.geometry import correlation_geometry
 from test_cuda_ptx import device  # noqa: F401 (skips this file where NVIDIA's compiler cannot be had)
 
 # The benchmarks are programs of the repository, not part of what is installed.
@@ -49,6 +51,38 @@ def test_no_kernel_got_worse_than_the_committed_table(rows):
     assert set(rows) == {key for key in committed if key[1] in tested}, "the table is of other kernels: make it anew"
     found = {key: gpu_static.worse(row, committed[key], SLACK) for key, row in rows.items()}
     assert {key: figures for key, figures in found.items() if figures} == {}
+
+
+# Channels and filters in multiples of 4, one for each kind of kernel.
+QUADS = {
+    "tiles": correlation_geometry((128, 15, 15, 32), 3, 64),
+    "strides": correlation_geometry((128, 15, 15, 32), 3, 64, 2),
+    "shared sums": correlation_geometry((8, 6, 6, 64), 3, 64, padding="same"),
+    "four channels": correlation_geometry((128, 15, 15, 4), 3, 64),
+    "depthwise": correlation_geometry((32, 56, 56, 32), 3, 32, padding="same", groups=32),
+}
+_ACCESS = re.compile(r"\b(ld|st)\.global([.\w]*)|\bcp\.async\.\w+\.shared\.global[.\w]* .*?, (\d+)[,;]")
+
+
+def widths(ptx):
+    """How many bits accesses to global memory have, as a set."""
+    found = set()
+    for access in _ACCESS.finditer(ptx):
+        if access[3]:
+            found.add(8 * int(access[3]))
+        else:
+            *words, number = access[2].split(".")
+            found.add(int(number[1:]) * (4 if "v4" in words else 2 if "v2" in words else 1))
+    return found
+
+
+# The oldest GPUs have loops of their own in tiles.
+@pytest.mark.parametrize(("kind", "capability"), [("tiles", (7, 5)), *((kind, (8, 0)) for kind in QUADS)])
+@pytest.mark.parametrize("direction", ["forward", "by_input", "by_filters"])
+def test_channels_and_filters_are_accessed_16_bytes_at_once(direction, kind, capability):
+    work = getattr(gpu_works, direction)(kind, QUADS[kind])
+    for launch in gpu_static.launched(work, capability):
+        assert widths(launch.ptx(capability)) == {128}, launch.function.__name__
 
 
 def test_every_tile_is_in_the_table():

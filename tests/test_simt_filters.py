@@ -105,13 +105,29 @@ def test_infinities_stay_where_they_are():
     assert np.isfinite(np.delete(got, (5, 40), axis=0)).all()
 
 
+def test_gradients_that_begin_where_no_vector_may():
+    data = Data(3, np.float32)
+    g = correlation_geometry((2, 6, 5, 4), 3, 8)
+    x, dy = data.numbers(g.input_shape), data.numbers(g.output_shape)
+
+    def gradients(place):
+        with Gpu((8, 6)).installed():
+            x_there, dy_there = map(device.from_host, (x, dy))
+            results = device.empty(g.filters_shape, np.float32), device.empty(place + 8, np.float32)[place:]
+            device.correlate2d_gradient_filters(x_there, dy_there, dy_there, g, formulas.LINEAR, 0.0, *results)
+            return [device.to_host(result).tobytes() for result in results]
+
+    assert gradients(1) == gradients(0)
+
+
+@pytest.mark.parametrize("filters", [23, 20], ids=["numbers", "vectors"])
 @pytest.mark.parametrize("splits", [1, 7, 33, 300])
-def test_the_sum_over_chunks(splits):
+def test_the_sum_over_chunks(splits, filters):
     data = Data(2, np.float64)
-    sums = [data.numbers((splits, size)) for size in (3 * 23, 23)]
+    sums = [data.numbers((splits, size)) for size in (3 * filters, filters)]
     with Gpu().installed():
         chunk_sums = device.from_host(np.concatenate([part.ravel() for part in sums]))
-        dfilters, dbias = (device.from_host(data.garbage(size)) for size in (3 * 23, 23))
+        dfilters, dbias = (device.from_host(data.garbage(size)) for size in (3 * filters, filters))
         correlate_filters._add_chunks(chunk_sums, splits, dfilters, dbias)
         got = device.to_host(dfilters), device.to_host(dbias)
     for total, part in zip(got, sums, strict=True):

@@ -55,12 +55,13 @@ SHOWN_BY = {
     "direct_gradient_filters_kernel": ["correlate2d_gradient_filters"],
     "place_entries": ["correlate2d_gradient_filters"],
     "next_pixel": ["correlate2d_gradient_filters"],
-    "own_row": ["correlate2d_gradient_filters"],
+    "copy_patches": ["correlate2d_gradient_filters"],
+    "read_patches": ["correlate2d_gradient_filters"],
     "is_inside": ["correlate2d_gradient_filters"],
     "copy_gradients": ["correlate2d_gradient_filters"],
     "read_gradients": ["correlate2d_gradient_filters"],
     "store_sums": ["correlate2d_gradient_filters"],
-    "_sum_chunks": ["correlate2d_gradient_filters"],
+    "sum_chunks": ["correlate2d_gradient_filters"],
     "correlate_first_kernel": ["correlate2d"],
     "fetch_block": ["correlate2d"],
     "add_bias": ["correlate2d", "correlate2d_max_pool2d"],
@@ -122,7 +123,7 @@ EQUIVALENT = {
         "pixel < t.pixels",
         "(uint32(u) < uint32(p.height)) & (uint32(v) < uint32(p.width)) & (pixel < t.pixels)",
     ): "only saves reads: pixels past the tile are not stored",
-    ("fetch_weights", "own < t.weights", "(own < t.weights) & (f < p.filters)"): "only saves reads, as above",
+    ("fetch_weights", "entry < t.entries", "(entry < t.entries) & (f < p.filters)"): "only saves reads, as above",
     ("dz_if", "activation != 0"): "the slope of a linear layer is 1",
     ("dz4_if", "activation != 0"): "the slope of a linear layer is 1",
     ("largest_column", "begin + step < end"): "numbers past a row's end repeat the best, which none of them precedes",
@@ -158,7 +159,7 @@ def calls(name):
     cases = [(case, ()) for case in CASES[name]]
     if name.startswith("correlate2d"):
         shown = {
-            "correlate2d": [*SHOWING, 1, 4, 7, -2],
+            "correlate2d": [*SHOWING, 1, 4, 7, -2, -3],
             "correlate2d_gradient_input": [*SHOWING, 6, 10, -5],
             "correlate2d_gradient_filters": [0, 5, 6, 8, 9, 10],
             "correlate2d_max_pool2d": [0, -1],

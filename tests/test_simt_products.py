@@ -73,9 +73,7 @@ def test_accesses_are_of_four_numbers_and_meet_in_no_bank(monkeypatch, tile):
     run(monkeypatch, tile, QUADS, ASYNCHRONOUS, counters)
     assert counters.bank_conflicts() == 0
     kinds = {kind for kind in counters.warps if kind.startswith(("ld.", "st.", "cp.")) and "param" not in kind}
-    # Biases, one for each of a thread's filters, are read one by one.
-    narrow = {kind for kind in kinds if kind.startswith(("ld.", "st.")) and "v4" not in kind}
-    assert narrow <= {"ld.global.nc.f32"}, kinds
+    assert all("v4" in kind for kind in kinds if kind.startswith(("ld.", "st."))), kinds
     copies = [kind for kind in kinds if kind.startswith("cp.async")]
     assert copies, kinds
 
@@ -84,6 +82,29 @@ def test_strips_that_pass_through_registers_meet_in_no_bank(monkeypatch):
     counters = Counters()
     run(monkeypatch, tiles.REGISTER_TILES[0], QUADS, STAGED, counters)
     assert counters.bank_conflicts() == 0
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        correlation_geometry((1, 6, 6, 8), 3, 12),
+        correlation_geometry((1, 6, 6, 3), 3, 12),
+        correlation_geometry((1, 3, 3, 32), 3, 12, padding="same"),
+    ],
+    ids=["tiles", "first layer", "shared sums"],
+)
+def test_a_bias_that_begins_where_no_vector_may(geometry):
+    data = Data(3, np.float32)
+    x, filters, bias = map(data.numbers, (geometry.input_shape, geometry.filters_shape, geometry.out_channels))
+
+    def correlated(place):
+        with Gpu((8, 6)).installed():
+            arrays = [device.from_host(array) for array in (x, filters, np.concatenate([bias[:place], bias]))]
+            y = device.empty(geometry.output_shape, np.float32)
+            device.correlate2d(*arrays[:2], arrays[2][place:], geometry, formulas.RELU, 0.0, y)
+            return device.to_host(y)
+
+    assert correlated(1).tobytes() == correlated(0).tobytes()
 
 
 @pytest.mark.parametrize("capability", [ASYNCHRONOUS, STAGED], ids=["copied", "staged"])

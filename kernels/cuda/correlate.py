@@ -28,10 +28,11 @@ from . import depthwise, direct, narrow, product, tiles, toolkit
 from .correlate_filters import correlate2d_gradient_filters  # noqa: F401 (offered here)
 from .correlate_first import correlate_first, suits
 from .formulas import inline
-from .instructions import divide, load, load4, move, store, store4
+from .instructions import divide, move, store, store4
 from .phases import hull_of, phase_place
 from .slopes import dz4_if, dz_if
 from .toolkit import cuda
+from .vectors import read_vector, write_vector
 
 
 def correlate2d(x, filters, bias, geometry, activation, alpha, y):
@@ -80,8 +81,9 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
         width = tiles.row_width(np.float32, dy.size, *addresses[:2], dz) if slopes else 1
         vectors = dy.size // width if slopes else 0
         filter_width = 4 if g.out_channels // g.groups % 4 == 0 and toolkit.is_aligned(addresses[2]) else 1
-        blocks, threads = tiles.element_grid(vectors + filters.size // filter_width)
-        kernel = _prepare_kernel(int(activation), width, filter_width)
+        channel_width = 4 if g.channels // g.groups % 4 == 0 and toolkit.is_aligned(turned) else 1
+        blocks, threads = tiles.element_grid(vectors + filters.size // (filter_width * channel_width))
+        kernel = _prepare_kernel(int(activation), width, filter_width, channel_width)
         toolkit.launch(kernel, blocks, threads, *addresses, g, np.float32(alpha), np.int32(vectors), dz, turned)
         product.multiply(dz, turned, None, largest, LINEAR, 0, toolkit.address(dx), sums, phased)
 
@@ -119,29 +121,34 @@ _phase_place = inline(phase_place)
 
 
 @functools.cache
-def _prepare_kernel(activation, width, filter_width):
+def _prepare_kernel(activation, width, filter_width, channel_width):
     """The kernel of ``dz = dy * slope``, `width` numbers a thread, and of the filters of each phase, turned.
 
-    Its first `vectors` threads have the one, none if the layer is linear; the others have a cell and a channel of
-    `filter_width` neighbouring filters each, neighbouring threads neighbouring channels of the turned filters.
+    Its first `vectors` threads have the one, none if the layer is linear; the others have a cell of `filter_width`
+    neighbouring filters and `channel_width` channels each, neighbouring threads neighbouring channels of the turned
+    filters.
     """
+    sloped, held = activation != LINEAR, filter_width * channel_width
 
     @cuda.jit(cache=True)
     def prepare_gradient(dy, y, filters, g, alpha, vectors, dz, turned):
+        weights = cuda.local.array(held, np.float32)
+        line = cuda.local.array(filter_width, np.float32)
         group_channels, group_filters = divide(g.channels, g.groups), divide(g.out_channels, g.groups)
+        channel_vectors = divide(group_channels, int32(channel_width))
         filter_vectors = divide(g.out_channels, int32(filter_width))
-        count = int32(vectors + g.kernel_height * g.kernel_width * group_channels * filter_vectors)
+        count = int32(vectors + g.kernel_height * g.kernel_width * channel_vectors * filter_vectors)
         i = int32(cuda.grid(1))
         while i < count:
-            if i < vectors:
+            if sloped and i < vectors:
                 place = int32(i * width)
                 if width == 4:
                     store4(move(dz, place), *dz4_if(True, dy, y, place, activation, alpha))
                 else:
                     store(move(dz, place), dz_if(True, dy, y, place, activation, alpha))
             else:
-                rest = divide(int32(i - vectors), group_channels)
-                channel = int32(i - vectors - rest * group_channels)
+                rest = divide(int32(i - vectors), channel_vectors)
+                channel = int32((i - vectors - rest * channel_vectors) * channel_width)
                 cell = divide(rest, filter_vectors)
                 f = int32((rest - cell * filter_vectors) * filter_width)
                 a = divide(cell, g.kernel_width)
@@ -155,14 +162,12 @@ def _prepare_kernel(activation, width, filter_width):
                 place = (place * group_filters + f - group * group_filters) * g.channels + channel
                 target = move(turned, int32(place + group * group_channels))
                 source = move(filters, int32((cell * group_channels + channel) * g.out_channels + f))
-                if filter_width == 4:
-                    first, second, third, fourth = load4(source)
-                    store(target, first)
-                    store(move(target, g.channels), second)
-                    store(move(target, int32(2 * g.channels)), third)
-                    store(move(target, int32(3 * g.channels)), fourth)
-                else:
-                    store(target, load(source))
+                for c in range(channel_width):
+                    read_vector(line, 0, source, int32(c * g.out_channels), filter_width)
+                    for k in range(filter_width):
+                        weights[k * channel_width + c] = line[k]
+                for k in range(filter_width):
+                    write_vector(weights, k * channel_width, target, int32(k * g.channels), channel_width)
             i = int32(i + cuda.gridsize(1))
 
     return prepare_gradient

@@ -36,16 +36,16 @@ by the picture's extents would take several times as many instructions.  Still i
 accesses: so a thread fetches several entries and filters of few pixels, in 96 x 64 and larger tiles of one of the 12 or
 16.
 
-Memory traffic.  Where channels and filters are multiples of 4, all global accesses but those of biases are of 16 bytes,
-and neighbouring threads access neighbouring ones.  For 128 x 128 sums, 256 numbers are fetched for a pixel, with y 384:
+Memory traffic.  Where channels and filters are multiples of 4, all global accesses are of 16 bytes, and neighbouring
+threads access neighbouring ones.  For 128 x 128 sums, 256 numbers are fetched for a pixel, with y 384:
 16 or 11 multiply-adds a byte.  Strips are stored pixel by pixel, and read 4 entries or filters at once: no bank
 conflicts.
 
 What bounds it.  Multiply-adds, where there are channels and filters enough: for 1024 of them a thread executes 64 reads
-of shared memory and 75 to 90 other instructions in the larger tiles, of which 16 to 24 are for ReLU's slope and the
-bias; in tiles of 96 x 64, of which 32 are, 108.  On tensor cores, for 96 of their instructions a warp executes 12 reads
-of shared memory, 112 instructions that split factors, 64 that add, and 64 to 140 others; the tensor cores need longer
-for theirs.  In a network's first layer, reading dy and y.
+of shared memory and 68 to 86 other instructions in the larger tiles, of which 16 to 24 are for ReLU's slope and the
+bias; in tiles of 96 x 64, of which 32 are, 94 to 108; most where windows reach beyond the picture.  On tensor cores,
+for 96 of their instructions a warp executes 12 reads of shared memory, 112 instructions that split factors, 64 that
+add, and 64 to 140 others; the tensor cores need longer for theirs.  In a network's first layer, reading dy and y.
 
 Where channels do not mix, `depthwise` has the sums of chunks.  The direct kernel, for float64 and other groups of few
 channels or filters, has a thread for each filter weight and chunk of pixels, which reads two or three numbers for each
@@ -88,15 +88,19 @@ from .instructions import (
     store,
     store4,
 )
+from .lanes import exchange
 from .product import fragments_of
 from .slopes import times_slopes
+from .sums import store_sum
 from .toolkit import cuda
+from .vectors import read_vector, write_vector
 
 # Groups with fewer channels or filters than this would leave most of every tile empty.
 SMALLEST_GROUP = 8
 # So many pixels past the last a thread may be at: a step of all tiles is shorter.
 PIXELS_PAST = 64
-SUM_THREADS = tiles.CHUNK_SUM_THREADS
+WARP, SUM_THREADS = tiles.WARP, tiles.CHUNK_SUM_THREADS
+WARPS = SUM_THREADS // WARP
 # A row above all pictures, even from that many rows on.
 NO_ROW = -(1 << 29)
 
@@ -148,10 +152,10 @@ def _gradient_by_tiles(x, dy, y, g, activation, alpha, dfilters, dbias):
         g, patch_width, filter_width, copying, sloped, capability, toolkit.multiprocessors()
     )
     chunk_sums, sums, bias_sums = None, toolkit.address(dfilters), toolkit.address(dbias)
-    if splits > 1 or (filter_width == 4 and not toolkit.is_aligned(sums)):
+    if splits > 1 or (filter_width == 4 and not (toolkit.is_aligned(sums) and toolkit.is_aligned(bias_sums))):
         chunk_sums = toolkit.workspace(splits * (dfilters.size + dbias.size), np.float32)
         sums, bias_sums = toolkit.address(chunk_sums), toolkit.address(chunk_sums, splits * dfilters.size)
-    kernel = _tiled_kernel(tile, patch_width, filter_width, copying, int(activation), fragments)
+    kernel = _tiled_kernel(tile, patch_width, filter_width, copying, _is_padded(g), int(activation), fragments)
     toolkit.launch(kernel, blocks, (tile.threads,), x, dy, y, p, np.float32(alpha), sums, bias_sums)
     if chunk_sums is not None:
         _add_chunks(chunk_sums, splits, dfilters, dbias)
@@ -176,11 +180,13 @@ def _gradient_directly(x, dy, y, g, activation, alpha, dfilters, dbias):
 
 
 def _add_chunks(chunk_sums, splits, dfilters, dbias):
-    dfilters, dbias = toolkit.flat(dfilters), toolkit.flat(dbias)
-    lanes = tiles.chunk_sum_lanes(splits)
-    blocks = (tiles.blocks_for(dfilters.size + dbias.size, SUM_THREADS // lanes),)
-    arguments = chunk_sums, np.int32(splits), np.int32(lanes), dfilters, dbias
-    toolkit.launch(_sum_chunks, blocks, (SUM_THREADS,), *arguments)
+    real, weights, biases = dfilters.dtype.type, dfilters.size, dbias.size
+    chunk_sums, dfilters, dbias = map(toolkit.address, (chunk_sums, dfilters, dbias))
+    width = tiles.row_width(real, biases, chunk_sums, dfilters, dbias)
+    columns = tiles.chunk_sum_columns(splits)
+    blocks = (tiles.blocks_for(weights + biases, columns),)
+    sizes = (np.int32(size) for size in (splits, columns // width, weights, biases))
+    toolkit.launch(_sum_chunks_kernel(real, width), blocks, (SUM_THREADS,), chunk_sums, *sizes, dfilters, dbias)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -205,7 +211,7 @@ def _plan(g, patch_width, filter_width, copying, sloped, capability, multiproces
     layers = g.groups * tiles.blocks_for(pixels, tiles.SMALLEST_CHUNK)
     tile = tiles.filter_tile(choices, entries, group_filters, layers, multiprocessors)
     row_blocks, column_blocks = tiles.product_blocks(tile, entries, group_filters)
-    t = _layout(tile, patch_width, filter_width, copying, sloped, fragments)
+    t = _layout(tile, patch_width, filter_width, copying, _is_padded(g), sloped, fragments)
     resident = tiles.resident_blocks(tile, 4 * t.shared_size, capability, multiprocessors)
     splits, chunk = tiles.filter_chunks(pixels, row_blocks * column_blocks * g.groups, resident)
 
@@ -221,6 +227,11 @@ def _plan(g, patch_width, filter_width, copying, sloped, capability, multiproces
         (g.stride_height * g.width - line_end) * g.channels, (g.height - picture_end) * g.width * g.channels,
     )  # fmt: skip
     return tile, (row_blocks, column_blocks, g.groups * splits), splits, Problem(*map(np.int32, numbers)), fragments
+
+
+def _is_padded(g):
+    """Whether windows reach beyond the picture."""
+    return any((g.pad_top, g.pad_bottom, g.pad_left, g.pad_right))
 
 
 class Problem(NamedTuple):
@@ -270,6 +281,7 @@ class Layout(NamedTuple):
     rows: int
     columns: int
     parts: int
+    padded: bool
     fetchers: int
     pixel_step: int
     rounds: int
@@ -298,7 +310,7 @@ class Layout(NamedTuple):
     column_step: int
 
 
-def _layout(tile, patch_width, filter_width, copying, sloped, fragments=None):
+def _layout(tile, patch_width, filter_width, copying, padded, sloped, fragments=None):
     """The layout of a `tiles.RegisterTile`; with `fragments`, of one that tensor cores multiply."""
     # What comes through registers comes in two halves, so that few of them wait for memory.
     parts = 1 if copying else 2
@@ -308,7 +320,7 @@ def _layout(tile, patch_width, filter_width, copying, sloped, fragments=None):
     stride, values_stride = tile.rows + tile.columns + padding, tile.columns + padding
     strips_size = tile.depth * stride
     return Layout(
-        rows=tile.rows, columns=tile.columns, parts=parts,
+        rows=tile.rows, columns=tile.columns, parts=parts, padded=padded,
         fetchers=fetchers, pixel_step=pixel_step, rounds=tile.depth // parts // pixel_step,
         wide_patches=patch_width == 4, patch_width=patch_width,
         patch_each=tile.rows // (fetchers * patch_width), patch_apart=fetchers * patch_width,
@@ -352,7 +364,8 @@ def place_entries(x, patch, pixel, group, first_entry, p, t):
         channel = group * p.group_channels + entry - cell * p.group_channels
         sources[e] = move(x, int32((above[e] * p.width + before[e]) * p.channels + channel))
         if entry >= p.entries:
-            above[e] = int32(NO_ROW)
+            # Outside of the picture, or, if nothing is, the window's first number: nobody asks what is made of it.
+            above[e], sources[e] = int32(NO_ROW), x
     walk[0] = int32(i * p.stride_height + above[0])
     walk[1] = int32(j * p.stride_width + before[0])
     walk[2] = int32(((picture * p.height + i * p.stride_height) * p.width + j * p.stride_width) * p.channels)
@@ -381,16 +394,18 @@ def next_pixel(walk, p):
 
 
 @inline
-def own_row(walk, order, rest):
-    """The row of x that a thread is at, or no picture's if its pixel, number `order`, is not among the `rest` next."""
-    return walk[0] if order < rest else int32(NO_ROW)
+def own_row(walk, exists):
+    """The row of x that a thread is at, or no picture's if its pixel does not exist."""
+    return walk[0] if exists else int32(NO_ROW)
 
 
 @inline
-def is_inside(patch, row, e, p):
-    """Whether entry `e` of the patch that a thread is at lies in the picture."""
+def is_inside(patch, exists, row, e, p, t):
+    """Whether the pixel that a thread is at `exists`, and entry `e` of its patch lies in the picture."""
     walk, above, before, _ = patch
-    return (uint32(row + above[e]) < uint32(p.height)) & (uint32(walk[1] + before[e]) < uint32(p.width))
+    if t.padded:
+        exists = (uint32(row + above[e]) < uint32(p.height)) & (uint32(walk[1] + before[e]) < uint32(p.width))
+    return exists
 
 
 @inline
@@ -401,14 +416,15 @@ def copy_patches(patch, target, order, rest, p, t):
     """
     walk, _, _, sources = patch
     for r in range(t.parts * t.rounds):
-        row = own_row(walk, int32(order + r * t.pixel_step), rest)
+        exists = int32(order + r * t.pixel_step) < rest
+        row = own_row(walk, exists)
         for e in range(t.patch_each):
             source = move(sources[e], walk[2])
             to = move(target, r * t.pixel_step * t.stride + e * t.patch_apart)
             if t.wide_patches:
-                copy4_if(is_inside(patch, row, e, p), source, to)
+                copy4_if(is_inside(patch, exists, row, e, p, t), source, to)
             else:
-                copy_if(is_inside(patch, row, e, p), source, to)
+                copy_if(is_inside(patch, exists, row, e, p, t), source, to)
         next_pixel(walk, p)
 
 
@@ -417,14 +433,15 @@ def read_patches(patch, staged, order, rest, p, t):
     """Read what a thread has of a part of a strip of patches, with zeros for what does not exist."""
     walk, _, _, sources = patch
     for r in range(t.rounds):
-        row = own_row(walk, int32(order + r * t.pixel_step), rest)
+        exists = int32(order + r * t.pixel_step) < rest
+        row = own_row(walk, exists)
         for e in range(t.patch_each):
             source, s = move(sources[e], walk[2]), (r * t.patch_each + e) * t.patch_width
             if t.wide_patches:
-                numbers = load4_if(is_inside(patch, row, e, p), source)
+                numbers = load4_if(is_inside(patch, exists, row, e, p, t), source)
                 staged[s], staged[s + 1], staged[s + 2], staged[s + 3] = numbers
             else:
-                staged[s] = load_if(is_inside(patch, row, e, p), source)
+                staged[s] = load_if(is_inside(patch, exists, row, e, p, t), source)
         next_pixel(walk, p)
 
 
@@ -600,7 +617,7 @@ def store_sums(sums, target, first_entry, first_filter, entries_of_thread, filte
 
 
 @functools.cache
-def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragments=None):
+def _tiled_kernel(tile, patch_width, filter_width, copying, padded, activation, fragments=None):
     """The kernel for a tile.
 
     Parameters
@@ -610,13 +627,15 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
         How many channels, and how many filters, are fetched at once: 4 or 1.
     copying : bool
         Whether the GPU copies asynchronously.
+    padded : bool
+        Whether windows reach beyond the picture.
     activation : int
     fragments : int, optional
         How tensor cores multiply: see `instructions.multiply_fragment_steps`.  Default: they do not.
     """
     on_tensor_cores = fragments is not None
     sloped = activation != LINEAR
-    t = _layout(tile, patch_width, filter_width, copying, sloped, fragments)
+    t = _layout(tile, patch_width, filter_width, copying, padded, sloped, fragments)
     thread_rows, thread_columns, thread_sums = tile.thread_rows, tile.thread_columns, tile.thread_sums
     rows, columns, row_step, column_step = t.rows, t.columns, t.row_step, t.column_step
     depth, half, stride, fetchers = tile.depth, tile.depth // 2, t.stride, t.fetchers
@@ -751,15 +770,13 @@ def _tiled_kernel(tile, patch_width, filter_width, copying, activation, fragment
                 else:
                     store(to, bias[s])
             cuda.syncthreads()
-            column = thread
+            column = int32(thread * filter_width)
             while column < columns:
-                total = load(move(base, column))
-                for other in range(1, t.pixel_step):
-                    total += load(move(base, int32(other * stride + column)))
                 f = int32(first_filter + column)
                 if f < p.group_filters:
-                    store(move(chunk_bias, int32(split * p.out_channels + group_first + f)), total)
-                column = int32(column + threads)
+                    to = move(chunk_bias, int32(split * p.out_channels + group_first + f))
+                    store_sum(to, move(base, column), t.pixel_step, stride, t.wide_filters)
+                column = int32(column + threads * filter_width)
 
     return correlate2d_gradient_filters_kernel
 
@@ -804,42 +821,59 @@ def _direct_kernel(activation):
     return direct_gradient_filters_kernel
 
 
-@cuda.jit(cache=True)
-def _sum_chunks(chunk_sums, splits, lanes, dfilters, dbias):
-    """Add up what chunks have of each weight.
+@functools.cache
+def _sum_chunks_kernel(real, width):
+    """The kernel that adds up what chunks have of each weight and of each bias, `width` neighbouring numbers a thread.
 
-    Neighbouring threads have neighbouring weights; `lanes` threads share the chunks of one, each every `lanes`-th.
-    Four numbers are asked for before one is added, since what bounds this is how long memory takes to answer.
+    Neighbouring threads have neighbouring vectors, `columns` of them; the others of a block share their chunks.  Four
+    vectors are asked for before one is added, since what bounds this is how long memory takes to answer.
     """
-    real = chunk_sums.dtype.type
-    partial = cuda.shared.array(SUM_THREADS, chunk_sums.dtype)
-    thread = int32(cuda.threadIdx.x)
-    columns = quotient(SUM_THREADS, lanes)
-    lane = quotient(thread, columns)
-    column = int32(thread - lane * columns)
-    i = cuda.blockIdx.x * columns + column
-    place, step = i, dfilters.size
-    if i >= dfilters.size:
-        place, step = splits * dfilters.size + i - dfilters.size, dbias.size
-    total = real(0)
-    if i < dfilters.size + dbias.size:
-        split = lane
-        while split < splits - 3 * lanes:
-            a = chunk_sums[split * step + place]
-            b = chunk_sums[(split + lanes) * step + place]
-            c = chunk_sums[(split + 2 * lanes) * step + place]
-            d = chunk_sums[(split + 3 * lanes) * step + place]
-            total = total + a + b + c + d
-            split += 4 * lanes
-        while split < splits:
-            total += chunk_sums[split * step + place]
-            split += lanes
-    partial[thread] = total
-    cuda.syncthreads()
-    if lane == 0 and i < dfilters.size + dbias.size:
-        for other in range(1, lanes):
-            total += partial[other * columns + column]
-        if i < dfilters.size:
-            dfilters[i] = total
-        else:
-            dbias[i - dfilters.size] = total
+    held, numbers = 4 * width, WARPS * WARP * width
+
+    @cuda.jit(cache=True)
+    def sum_chunks(chunk_sums, splits, columns, weights, biases, dfilters, dbias):
+        parts = cuda.local.array(held, real)
+        total = cuda.local.array(width, real)
+        partial = cuda.shared.array(numbers, real)
+        thread = int32(cuda.threadIdx.x)
+        lane = quotient(thread, columns)
+        lanes, column = quotient(SUM_THREADS, columns), int32(thread - lane * columns)
+        i = (cuda.blockIdx.x * columns + column) * width
+        place, step = i, weights
+        if i >= weights:
+            place, step = splits * weights + i - weights, biases
+        for k in range(width):
+            total[k] = real(0)
+        if i < weights + biases:
+            split = lane
+            while split < splits - 3 * lanes:
+                for n in range(4):
+                    read_vector(parts, n * width, chunk_sums, (split + n * lanes) * step + place, width)
+                for s in range(held):
+                    total[s % width] += parts[s]
+                split += 4 * lanes
+            while split < splits:
+                read_vector(parts, 0, chunk_sums, split * step + place, width)
+                for k in range(width):
+                    total[k] += parts[k]
+                split += lanes
+        # Lanes of a warp that have the same column lie `columns`, `2 columns`, ... apart.
+        distance = columns
+        while distance < WARP:
+            for k in range(width):
+                total[k] += exchange(total[k], distance)
+            distance <<= 1
+        if thread % WARP < columns:
+            for k in range(width):
+                partial[(thread // WARP * width + k) * WARP + column] = total[k]
+        cuda.syncthreads()
+        if thread < columns and i < weights + biases:
+            for other in range(1, WARPS):
+                for k in range(width):
+                    total[k] += partial[(other * width + k) * WARP + column]
+            if i < weights:
+                write_vector(total, 0, dfilters, i, width)
+            else:
+                write_vector(total, 0, dbias, i - weights, width)
+
+    return sum_chunks

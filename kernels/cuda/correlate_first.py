@@ -17,7 +17,8 @@ cells of that kernel row find their pixels there.  Of its eight filters it reads
 and channel, and adds 64 products.
 
 Memory traffic.  x is read once, and a border of it again by neighbouring blocks; weights come from the caches.  If
-filters are a multiple of 4, y is written 16 bytes at a time, neighbouring threads writing neighbouring filters.
+filters are a multiple of 4, weights and bias are read and y is written 16 bytes at a time, neighbouring threads writing
+neighbouring filters; so is x read if it has four channels.
 
 What bounds it.  Writing y, if a network is to train: for 32 filters of 3 x 3 x 3 cells, 27 multiply-adds for each
 number that is written.  In the loop itself, multiply-adds: for 64 of them a thread reads shared memory 3 times.
@@ -37,6 +38,7 @@ from .formulas import activate, inline
 from .instructions import (
     ALIGNMENT,
     divide,
+    load4_if,
     load_if,
     move,
     multiply_patches,
@@ -160,36 +162,56 @@ def correlate_first_pooled(x, filters, bias, geometry, activation, alpha, y, win
 def _launch(x, filters, bias, geometry, activation, alpha, y, winner, pooled):
     t, blocks, p = _plan(geometry)
     x, filters, bias = toolkit.address(x), toolkit.address(filters), toolkit.address(bias)
-    aligned = toolkit.is_aligned(y) and toolkit.is_aligned(winner)
-    wide = geometry.out_channels % 4 == 0 and aligned
-    kernel = _kernel(t, wide, int(activation), pooled)
+    wide = geometry.out_channels % 4 == 0 and all(map(toolkit.is_aligned, (filters, bias, y, winner)))
+    wide_pixels = geometry.channels % 4 == 0 and toolkit.is_aligned(x)
+    kernel = _kernel(t, wide_pixels, wide, int(activation), pooled)
     toolkit.launch(kernel, blocks, (t.threads,), x, filters, bias, p, np.float32(alpha), y, winner)
 
 
 @inline
-def fetch_block(x, filters, base, picture, top, left, first_filter, p, t):
+def fetch(wanted, source, target, wide):
+    """Put a number, or four if `wide`, into shared memory, or zeros if not `wanted`."""
+    if wide:
+        a, b, c, d = load4_if(wanted, source)
+        store4(target, a, b, c, d)
+    else:
+        store(target, load_if(wanted, source))
+
+
+@inline
+def fetch_block(x, filters, base, picture, top, left, first_filter, wide_pixels, wide, p, t):
     """Put what a block needs of x, and its filters, into shared memory, with zeros for what does not exist."""
     thread = int32(cuda.threadIdx.x)
-    place = thread
+    width, filter_width = int32(4 if wide_pixels else 1), int32(4 if wide else 1)
+    place = int32(thread * width)
     while place < t.weights_begin:
         line = divide(place, int32(t.pitch))
         u, v = int32(top + line), int32(left + place - line * t.pitch)
         inside = (uint32(u) < uint32(p.height)) & (uint32(v) < uint32(p.row))
-        number = load_if(inside, move(x, int32((picture * p.height + u) * p.row + v)))
-        store(move(base, place), number)
-        place = int32(place + t.threads)
-    place = thread
+        fetch(inside, move(x, int32((picture * p.height + u) * p.row + v)), move(base, place), wide_pixels)
+        place = int32(place + t.threads * width)
+    place = int32(thread * filter_width)
     while place < t.entries * t.columns:
         entry = divide(place, int32(t.columns))
         f = int32(first_filter + place - entry * t.columns)
-        number = load_if(f < p.out_channels, move(filters, int32(entry * p.out_channels + f)))
-        store(move(base, int32(t.weights_begin + place)), number)
-        place = int32(place + t.threads)
+        wanted, source = f < p.out_channels, move(filters, int32(entry * p.out_channels + f))
+        fetch(wanted, source, move(base, int32(t.weights_begin + place)), wide)
+        place = int32(place + t.threads * filter_width)
 
 
 @functools.cache
-def _kernel(t, wide, activation, pooled):
-    """The kernel for a layout; whether it writes four filters at once, and the largest of 2 x 2 pixels."""
+def _kernel(t, wide_pixels, wide, activation, pooled):
+    """The kernel for a layout.
+
+    Parameters
+    ----------
+    t : Layout
+    wide_pixels, wide : bool
+        Whether four channels are read at once, and whether four filters are read and written.
+    activation : int
+    pooled : bool
+        Whether the largest of 2 x 2 pixels is written.
+    """
     threads, numbers, count = t.threads, t.numbers, ROWS * PIXELS * FILTERS
     kernel_width, channels, stride = t.kernel_width, t.channels, t.stride_width
     columns, half, row_step = t.columns, t.columns // 2, t.stride_height * t.pitch
@@ -213,7 +235,7 @@ def _kernel(t, wide, activation, pooled):
         down, across = int32(group // t.across), int32(group % t.across)
 
         top, left = int32(i * t.stride_height - p.pad_top), int32(j * t.stride_width * t.channels - p.pad_left)
-        fetch_block(x, filters, base, picture, top, left, first_filter, p, t)
+        fetch_block(x, filters, base, picture, top, left, first_filter, wide_pixels, wide, p, t)
         for s in range(count):
             sums[s] = np.float32(0)
         patches = pin(move(base, int32(down * (ROWS * row_step) + across * (PIXELS * stride * channels))))
@@ -228,7 +250,7 @@ def _kernel(t, wide, activation, pooled):
             rest = int32(rest - 1)
 
         row, column, f = int32(i + down * ROWS), int32(j + across * PIXELS), int32(first_filter + lane * 4)
-        add_bias(sums, offsets, bias, f, half, activation, alpha, p)
+        add_bias(sums, offsets, bias, f, half, wide, activation, alpha, p)
         if pooled:
             store_largest(sums, cells, y, winner, picture, row, column, f, half, wide, p)
         else:
@@ -238,11 +260,16 @@ def _kernel(t, wide, activation, pooled):
 
 
 @inline
-def add_bias(sums, offsets, bias, first_filter, half, activation, alpha, p):
+def add_bias(sums, offsets, bias, first_filter, half, wide, activation, alpha, p):
     """Add the bias to a thread's sums, and apply the activation."""
-    for q in range(FILTERS):
-        f = int32(first_filter + q // 4 * half + q % 4)
-        offsets[q] = load_if(f < p.out_channels, move(bias, f))
+    for q in range(0, FILTERS, 4):
+        f = int32(first_filter + q // 4 * half)
+        source = move(bias, f)
+        if wide:
+            offsets[q], offsets[q + 1], offsets[q + 2], offsets[q + 3] = load4_if(f < p.out_channels, source)
+        else:
+            for k in range(4):
+                offsets[q + k] = load_if(f + k < p.out_channels, move(source, k))
     for first in range(0, ROWS * PIXELS * FILTERS, FILTERS):
         for q in range(FILTERS):
             sums[first + q] = activate(activation, alpha, sums[first + q] + offsets[q])

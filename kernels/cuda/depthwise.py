@@ -44,7 +44,6 @@ from .formulas import activate, inline, inline_early, pixel_place
 from .instructions import (
     ALIGNMENT,
     divide,
-    load,
     load4_if,
     load_if,
     move,
@@ -54,6 +53,7 @@ from .instructions import (
 )
 from .phases import phases_of
 from .slopes import dz4_if, dz_if
+from .sums import store_sum
 from .toolkit import cuda
 
 # Pixels of a run; columns of x that a thread keeps; cells whose gradients it has.
@@ -345,22 +345,21 @@ def _filters_kernel(t, lanes, rows, activation):
             else:
                 store(target, sums[s])
         cuda.syncthreads()
-        number = thread
-        while number < (cells + 1) * across:
-            own = divide(number, int32(across))
-            lane = int32(number - own * across)
-            total = np.float32(0)
-            for other in range(walkers):
-                total += load(move(base, int32(own * apart + other * across + lane)))
-            channel = int32(cuda.blockIdx.z * across + lane)
+        vector = thread
+        while vector < (cells + 1) * lanes:
+            own = int32(vector // lanes)
+            first = int32(vector % lanes * width)
+            channel = int32(cuda.blockIdx.z * across + first)
             cell = int32(first_row * kernel_width + own)
+            parts = move(base, int32(own * apart + first))
             if channel < p.channels:
                 if own == cells:
                     if first_row == 0:
-                        store(move(chunk_bias, int32(split * p.channels + channel)), total)
+                        store_sum(move(chunk_bias, int32(split * p.channels + channel)), parts, walkers, across, wide)
                 elif cell < t.kernel_height * kernel_width:
                     weights = t.kernel_height * kernel_width * p.channels
-                    store(move(chunk_sums, int32(split * weights + cell * p.channels + channel)), total)
-            number = int32(number + threads)
+                    target = move(chunk_sums, int32(split * weights + cell * p.channels + channel))
+                    store_sum(target, parts, walkers, across, wide)
+            vector = int32(vector + threads)
 
     return depthwise_gradient_filters

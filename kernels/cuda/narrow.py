@@ -19,7 +19,7 @@ a column of the window, a thread reads ``4 + kernel_height - 1`` times four numb
 share, and the weights, which are the same for all threads.
 
 Memory traffic.  dy and y are read once, and a border of them again by neighbouring blocks, 16 bytes at a time and
-those of 16 filters side by side; dx is written once.
+those of 16 filters side by side; dx is written once, 16 bytes at a time if channels are a multiple of 4.
 
 What bounds it: reading dy and y.  With 3 x 3 cells and one channel, a thread makes 48 multiply-adds of 9 reads of
 shared memory; with more channels, multiply-adds.
@@ -39,6 +39,7 @@ from .formulas import inline
 from .instructions import (
     ALIGNMENT,
     divide,
+    load4_if,
     load_if,
     move,
     multiply_column,
@@ -64,7 +65,7 @@ class Layout(NamedTuple):
     """How a block's threads share its pixels, and how dz and weights lie in shared memory: constants of a kernel.
 
     A plane has four filters of `pixels` pixels of dz, `pitch` of them a line.  There are `quads` planes, `plane`
-    numbers apart, and behind them `weights` weights, ``(quad, column, row, channel, filter)``.
+    numbers apart, and behind them `entries` times the weights of four, ``(quad, column, row, channel, filter)``.
     """
 
     threads: int
@@ -77,12 +78,12 @@ class Layout(NamedTuple):
     pitch: int
     pixels: int
     plane: int
-    weights: int
+    entries: int
 
     @property
     def numbers(self):
         """Numbers in shared memory."""
-        return self.quads * self.plane + self.weights
+        return self.quads * self.plane + 4 * self.entries
 
 
 class Problem(NamedTuple):
@@ -137,7 +138,7 @@ def layout_of(g):
         plane = 4 * (pixels + (8 // quads - pixels) % 8)
         layout = Layout(
             tiles.NARROW_THREADS, lanes, rows, g.kernel_height, g.kernel_width, g.out_channels, quads,
-            lanes + g.kernel_width - 1, pixels, plane, 4 * quads * g.kernel_width * g.kernel_height * g.out_channels,
+            lanes + g.kernel_width - 1, pixels, plane, quads * g.kernel_width * g.kernel_height * g.out_channels,
         )  # fmt: skip
         if layout.numbers <= SHARED_NUMBERS:
             return layout
@@ -148,10 +149,11 @@ def gradient_input(dy, y, filters, geometry, activation, alpha, dx):
     """``dx`` in float32, for a geometry that `suits`."""
     int32_geometry(geometry)  # refuses what 32 bits cannot count
     dy, y, filters = toolkit.address(dy), toolkit.address(y), toolkit.address(filters)
-    wide = geometry.out_channels % 4 == 0 and toolkit.is_aligned(dy) and toolkit.is_aligned(y)
+    wide = geometry.out_channels % 4 == 0 and all(map(toolkit.is_aligned, (dy, y, filters)))
+    wide_channels = geometry.channels % 4 == 0 and toolkit.is_aligned(toolkit.address(dx))
     for phase in phases_of(geometry):
         t, blocks, p = _plan(phase)
-        kernel = _kernel(t, wide, int(activation))
+        kernel = _kernel(t, wide, wide_channels, int(activation))
         target = toolkit.address(dx, phase.first_pixel)
         toolkit.launch(kernel, blocks, (t.threads,), dy, y, filters, p, np.float32(alpha), target)
 
@@ -200,32 +202,38 @@ def fetch_dz(dy, y, base, picture, top, left, first_filter, staged, wide, activa
 
 
 @inline
-def fetch_weights(filters, base, first_filter, staged, p, t):
+def fetch_weights(filters, base, first_filter, staged, wide, p, t):
     """Put the weights of some filters into shared memory, turned, with zeros for what does not exist."""
     place = int32(cuda.threadIdx.x)
-    while place < t.weights:
-        for i in range(4 * FETCHES):
-            own = int32(place + i * t.threads)
-            entry = divide(own, int32(4))
+    while place < t.entries:
+        for i in range(FETCHES):
+            entry = int32(place + i * t.threads)
             cell = divide(entry, int32(t.channels))
             column = divide(cell, int32(t.kernel_height))
             quad = divide(column, int32(t.kernel_width))
             channel, a = int32(entry - cell * t.channels), int32(cell - column * t.kernel_height)
-            b, f = int32(column - quad * t.kernel_width), int32(first_filter + 4 * quad + own % 4)
-            source = int32(p.first_cell + a * p.row_step + b * p.column_step) * t.channels + channel
-            wanted = (own < t.weights) & (f < p.filters)
-            staged[i] = load_if(wanted, move(filters, int32(source * p.filters + f)))
-        for i in range(4 * FETCHES):
-            own = int32(place + i * t.threads)
-            if own < t.weights:
-                store(move(base, own), staged[i])
-        place = int32(place + 4 * FETCHES * t.threads)
+            b, f = int32(column - quad * t.kernel_width), int32(first_filter + 4 * quad)
+            line = int32(p.first_cell + a * p.row_step + b * p.column_step) * t.channels + channel
+            source, s = move(filters, int32(line * p.filters + f)), 4 * i
+            wanted = (entry < t.entries) & (f < p.filters)
+            if wide:
+                numbers = load4_if(wanted, source)
+                staged[s], staged[s + 1], staged[s + 2], staged[s + 3] = numbers
+            else:
+                for k in range(4):
+                    staged[s + k] = load_if(wanted & (f + k < p.filters), move(source, k))
+        for i in range(FETCHES):
+            entry, s = int32(place + i * t.threads), 4 * i
+            if entry < t.entries:
+                store4(move(base, int32(4 * entry)), staged[s], staged[s + 1], staged[s + 2], staged[s + 3])
+        place = int32(place + FETCHES * t.threads)
 
 
 @functools.cache
-def _kernel(t, wide, activation):
-    """The kernel for a layout; whether dy and y are read four filters at once."""
+def _kernel(t, wide, wide_channels, activation):
+    """The kernel for a layout; whether it reads four filters at once, and writes four channels."""
     numbers, count, fetched = t.numbers, ROWS * t.channels, 4 * FETCHES
+    width = 4 if wide_channels else 1
     kernel_height, channels, line = t.kernel_height, t.channels, 4 * t.pitch
     weights_begin, next_plane = t.quads * t.plane, t.plane - 4 * t.kernel_width
     resident = 5 if _registers(channels, kernel_height) <= FEW_REGISTERS else 4
@@ -252,7 +260,7 @@ def _kernel(t, wide, activation):
         while first_filter < p.filters:
             top, left = int32(row - p.pad_top), int32(column - p.pad_left)
             fetch_dz(dy, y, base, picture, top, left, first_filter, staged, wide, activation, alpha, p, t)
-            fetch_weights(filters, move(base, weights_begin), first_filter, staged, p, t)
+            fetch_weights(filters, move(base, weights_begin), first_filter, staged, wide, p, t)
             cuda.syncthreads()
             # Past the last filter there are zeros, of which nothing need be made.
             f, end = first_filter, int32(first_filter + 4 * t.quads)
@@ -269,7 +277,11 @@ def _kernel(t, wide, activation):
         place = int32(picture * p.y_picture + (row + down) * p.y_row + (column + lane) * p.y_column)
         for r in range(ROWS):
             if row + down + r < p.rows and column + lane < p.columns:
-                for c in range(channels):
-                    store(move(dx, int32(place + r * p.y_row + c)), sums[r * channels + c])
+                for c in range(0, channels, width):
+                    target, s = move(dx, int32(place + r * p.y_row + c)), r * channels + c
+                    if wide_channels:
+                        store4(target, sums[s], sums[s + 1], sums[s + 2], sums[s + 3])
+                    else:
+                        store(target, sums[s])
 
     return narrow_gradient

@@ -56,7 +56,6 @@ from .instructions import (
     copy_if,
     divide,
     fragment_corners,
-    load,
     load4_if,
     load_if,
     move,
@@ -72,6 +71,7 @@ from .instructions import (
 )
 from .phases import phase_cells
 from .toolkit import cuda
+from .vectors import read_vector, write_vector
 
 # Groups of fewer filters would leave most columns of a tile empty.
 NARROW_GROUP = 8
@@ -539,16 +539,25 @@ def fragment_corner(thread, t):
 def store_tile(
     sums, offsets, bias, y, p, t, first_pixel, pixel_step, first_filter, group, phase, activation, biased, phased, alpha
 ):
-    """Apply bias and activation to a thread's sums, row by row, and write them."""
+    """Apply bias and activation to a thread's sums, and write them row by row."""
     filters, pixels = offsets.shape[0], p.pixels
     if phased:
         rows, columns, pixels, phase_row, phase_column = phase_extents(p, phase)
         y = move(y, int32((phase_row * p.out_width + phase_column) * p.out_channels))
     for q in range(filters):
         offsets[q] = np.float32(0)
-        if biased:
+    if biased:
+        for q in range(0, filters, t.filter_width):
             f = int32(first_filter + q // 4 * t.column_step + q % 4)
-            offsets[q] = load_if(f < p.group_filters, move(bias, int32(group * p.group_filters + f)))
+            wanted, source = f < p.group_filters, move(bias, int32(group * p.group_filters + f))
+            if t.filter_quads:
+                offsets[q], offsets[q + 1], offsets[q + 2], offsets[q + 3] = load4_if(wanted, source)
+            else:
+                offsets[q] = load_if(wanted, source)
+    # Before any is stored: so the compiler has registers for the largest tile.
+    for first in range(0, t.thread_sums, filters):
+        for q in range(filters):
+            sums[first + q] = activate(activation, alpha, sums[first + q] + offsets[q])
     for first in range(0, t.thread_sums, filters):
         pixel = int32(first_pixel + first // filters * pixel_step)
         if pixel < pixels:
@@ -557,8 +566,6 @@ def store_tile(
                 picture, row, column = pixel_place(pixel, rows, columns)
                 line = picture * p.out_height + row * p.stride_height
                 place = int32((line * p.out_width + column * p.stride_width) * p.out_channels)
-            for q in range(filters):
-                sums[first + q] = activate(activation, alpha, sums[first + q] + offsets[q])
             for q in range(0, filters, t.filter_width):
                 f, i = int32(first_filter + q // 4 * t.column_step + q % 4), first + q
                 if f < p.group_filters:
@@ -751,23 +758,30 @@ def product_kernel(tile, patch_width, filter_width, whole, asynchronous, options
 
 
 @functools.cache
-def _sum_splits_kernel(activation, biased):
+def _sum_splits_kernel(width, activation, biased):
     """The kernel that adds the sums of splits, one after another, and does what `store_tile` does else."""
 
     @cuda.jit(cache=True)
     def sum_splits(sums, splits, bias, p, alpha, y):
-        # Neighbouring threads read neighbouring numbers of each split.
+        # Neighbouring threads have neighbouring vectors, of `width` numbers of each split.
+        totals = cuda.local.array(width, np.float32)
+        numbers = cuda.local.array(width, np.float32)
         i, size = int32(cuda.grid(1)), int32(p.pixels * p.out_channels)
-        while i < size:
-            source = move(sums, i)
-            total = load(source)
+        while i < divide(size, int32(width)):
+            place, source = int32(i * width), sums
+            read_vector(totals, 0, source, place, width)
             for _ in range(1, splits):
                 source = move(source, size)
-                total += load(source)
+                read_vector(numbers, 0, source, place, width)
+                for k in range(width):
+                    totals[k] += numbers[k]
             if biased:
-                f = int32(i - divide(i, p.out_channels) * p.out_channels)
-                total += load(move(bias, f))
-            store(move(y, i), activate(activation, alpha, total))
+                read_vector(numbers, 0, bias, int32(place - divide(place, p.out_channels) * p.out_channels), width)
+                for k in range(width):
+                    totals[k] += numbers[k]
+            for k in range(width):
+                totals[k] = activate(activation, alpha, totals[k])
+            write_vector(totals, 0, y, place, width)
             i = int32(i + cuda.gridsize(1))
 
     return sum_splits
@@ -852,7 +866,8 @@ def multiply(x, filters, bias, g, activation, alpha, y, sums=None, phased=None):
     """
     group_channels, group_filters = g.channels // g.groups, g.out_channels // g.groups
     patch_width = 4 if group_channels % 4 == 0 and toolkit.is_aligned(x) else 1
-    filter_width = 4 if group_filters % 4 == 0 and all(map(toolkit.is_aligned, (filters, y))) else 1
+    aligned = all(toolkit.is_aligned(array) for array in (filters, bias, y) if array is not None)
+    filter_width = 4 if group_filters % 4 == 0 and aligned else 1
     pixels, split = g.batch * g.out_height * g.out_width, _split(g, phased)
     layers = _layers(g, phased)
     capability = toolkit.compute_capability()
@@ -879,6 +894,6 @@ def multiply(x, filters, bias, g, activation, alpha, y, sums=None, phased=None):
     kernel = product_kernel(tile, patch_width, filter_width, whole, asynchronous, inner, fragments)
     toolkit.launch(kernel, blocks, (tile.threads,), x, filters, bias, p, alpha, sums if split else y)
     if split:
-        blocks, threads = tiles.element_grid(int(p.pixels) * g.out_channels)
-        kernel = _sum_splits_kernel(*options[:2])
+        blocks, threads = tiles.element_grid(int(p.pixels) * g.out_channels // filter_width)
+        kernel = _sum_splits_kernel(filter_width, *options[:2])
         toolkit.launch(kernel, blocks, threads, sums, np.int32(split.count), bias, p, alpha, y)

@@ -13,6 +13,7 @@ import numpy as np
 from . import tiles, toolkit
 from .counting import counted, current
 from .formulas import inline
+from .instructions import load, load4, move, store, store4
 from .lanes import sum_of_lanes
 from .toolkit import cuda
 from .vectors import read_part, write
@@ -31,6 +32,22 @@ def sum_of_block(value, partial):
     cuda.syncthreads()
     value = partial[thread % WARPS]
     return sum_of_lanes(value, WARPS)
+
+
+@inline
+def store_sum(target, parts, count, apart, wide):
+    """Write the sum of `count` numbers, `apart` in shared memory from `parts` on; or those of four if `wide`."""
+    if wide:
+        a, b, c, d = load4(parts)
+        for other in range(1, count):
+            e, f, g, h = load4(move(parts, other * apart))
+            a, b, c, d = a + e, b + f, c + g, d + h
+        store4(target, a, b, c, d)
+    else:
+        total = load(parts)
+        for other in range(1, count):
+            total += load(move(parts, other * apart))
+        store(target, total)
 
 
 def add_up(values, count, real, place, totals):

@@ -110,7 +110,7 @@ if SIMULATED:
     FILTER_COPIED_TILES = FILTER_SCALAR_TILES = FILTER_TILES
     FILTER_FRAGMENT_TILES = (RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 1),)
     CHUNK_THREADS, SMALLEST_CHUNK, CHUNK_COST = 16, 16, 16
-    CHUNK_SUM_THREADS, CHUNK_SUM_LANES = 8, (2, 4)
+    CHUNK_SUM_THREADS, CHUNK_SUM_COLUMNS, MANY_CHUNKS = 8, (4, 4), 32
     FIRST_THREADS = 8
     NARROW_THREADS, NARROW_LANES = 8, (4, 2)
     DEPTHWISE_THREADS, DEPTHWISE_LANES, DEPTHWISE_BLOCKS, FEWEST_RUNS = 8, 4, 4, 2
@@ -180,8 +180,8 @@ else:
     # Gradients by filters: pixels are cut, without tiles until the grid has about this many threads, but not below this
     # many pixels; to begin a chunk, and to write and to add its sums, takes as long as about so many pixels.
     CHUNK_THREADS, SMALLEST_CHUNK, CHUNK_COST = 65536, 128, 128
-    # The sum over chunks: a block's threads, and how many of them share the chunks of one weight, few or many.
-    CHUNK_SUM_THREADS, CHUNK_SUM_LANES = 256, (8, 32)
+    # The sum over chunks: a block's threads, and how many weights they have, if chunks are few or more than so many.
+    CHUNK_SUM_THREADS, CHUNK_SUM_COLUMNS, MANY_CHUNKS = 256, (32, 8), 256
     # A network's first layer.
     FIRST_THREADS = 128
     # Gradients by input of few channels: a block's threads, and how many of them may be side by side.
@@ -452,10 +452,10 @@ def resident_blocks(tile, shared_bytes, capability, multiprocessors):
     return max(1, min(tile.blocks, shared // own)) * multiprocessors
 
 
-def chunk_sum_lanes(chunks):
-    """How many threads share the chunks of one weight."""
-    few, many = CHUNK_SUM_LANES
-    return few if chunks <= 8 * many else many
+def chunk_sum_columns(chunks):
+    """How many weights a block has whose threads share so many chunks: at most a warp."""
+    few, many = CHUNK_SUM_COLUMNS
+    return few if chunks <= MANY_CHUNKS else many
 
 
 def depthwise_lanes(vectors):
