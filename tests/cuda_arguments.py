@@ -70,7 +70,7 @@ _CORRELATIONS = {
         formulas.RELU,
     ),
     "depthwise, vectors": (correlation_geometry((2, 5, 11, 8), 3, 8, padding="same", groups=8), formulas.TANH),
-    "depthwise, strides": (correlation_geometry((1, 8, 13, 4), 5, 4, (1, 2), groups=4), formulas.RELU),
+    "depthwise, strides": (correlation_geometry((1, 8, 13, 4), 5, 4, 2, groups=4), formulas.RELU),
     "long sums": (correlation_geometry((2, 8, 7, 2), 1, 3), formulas.LINEAR),
 }
 

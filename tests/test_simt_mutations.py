@@ -43,6 +43,8 @@ SHOWN_BY = {
     "fetch_dz": ["correlate2d_gradient_input"],
     "fetch_weights": ["correlate2d_gradient_input"],
     "depthwise_correlation": ["correlate2d"],
+    "depthwise_gradient_input": ["correlate2d_gradient_input"],
+    "write_run": ["correlate2d"],
     "depthwise_gradient_filters": ["correlate2d_gradient_filters"],
     "read_columns": ["correlate2d"],
     "dz_if": ["correlate2d_gradient_input"],
@@ -159,7 +161,7 @@ def calls(name):
     if name.startswith("correlate2d"):
         shown = {
             "correlate2d": [*SHOWING, 1, 4, 7, -2],
-            "correlate2d_gradient_input": [*SHOWING, 6, 10, -5],
+            "correlate2d_gradient_input": [*SHOWING, 6, 10, -12, -11],
             "correlate2d_gradient_filters": [0, 5, 6, 8, 9, 10],
             "correlate2d_max_pool2d": [0, -1],
         }

@@ -5,7 +5,7 @@ With strides, the input pixels ``u`` of one remainder of ``u / s``, a *phase*, a
 filter cell: nothing is multiplied by the zeros that lie between the outputs.
 
 `product` has all phases in one launch: `hull_of` is what is as large as the largest of them along each axis, and
-`product.phase_of` finds within its kernel what `phases_of` finds for the other kernels.
+`product.phase_of` finds within its kernel what `phases_of` finds for `narrow`.  `depthwise` goes without phases.
 """
 
 import functools
