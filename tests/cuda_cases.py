@@ -42,6 +42,15 @@ DEPTHWISE_STRIDES = [
         ((1, 7, 10, 4), 3, 1, "same", (2, 3), formulas.LINEAR),
     )
 ]
+# The same of few channels: phases with two rows or columns of cells, with one and with none.
+NARROW_STRIDES = [
+    {"geometry": correlation_geometry((1, 7, 9, 2), 3, 8, 2, "same"), "activation": formulas.RELU},
+    {"geometry": correlation_geometry((1, 7, 6, 3), (1, 3), 5, 2), "activation": formulas.LINEAR},
+    {
+        "geometry": correlation_geometry((1, 6, 9, 1), (4, 2), 6, (2, 3), ((5, 0), (1, 4))),
+        "activation": formulas.LINEAR,
+    },
+]
 POOLINGS = [{"geometry": geometry} for geometry in _POOLS.values()]
 # Windows side by side that leave a column over.
 POOLINGS.append({"geometry": pooling_geometry((1, 4, 5, 4), 2)})
@@ -87,6 +96,7 @@ CASES = {
     "correlate2d_gradient_input": [
         *CORRELATIONS,
         *DEPTHWISE_STRIDES,
+        *NARROW_STRIDES,
         {"geometry": correlation_geometry((1, 4, 5, 9), 3, 64, 2, padding="same"), "activation": formulas.RELU},
         {"geometry": correlation_geometry((1, 5, 4, 9), 1, 256, 2), "activation": formulas.LINEAR},
         {"geometry": correlation_geometry((1, 8, 9, 9), 3, 4, 2, 1, dilation=4), "activation": formulas.LINEAR},

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from cuda_cases import CASES, DEPTHWISE_STRIDES
+from cuda_cases import CASES, DEPTHWISE_STRIDES, NARROW_STRIDES
 from gpuconv.kernels import TABLE, formulas, precision
 from gpuconv.kernels.cuda.repetition import graphs
 from gpuconv.kernels.cuda.toolkit import cuda
@@ -271,14 +271,13 @@ def test_how_many_kernels_a_call_launches():
     assert launches("batch_moments", shape=(300, 3)) == 2
     assert launches("batch_normalization_gradient", shape=(100, 3)) == 2
     assert launches("batch_normalization_gradient", shape=(300, 3)) == 3
-    for case in DEPTHWISE_STRIDES:
+    for case in DEPTHWISE_STRIDES + NARROW_STRIDES:
         assert launches("correlate2d_gradient_input", **case) == 1
 
 
-@pytest.mark.parametrize("number", range(len(DEPTHWISE_STRIDES)))
-def test_infinities_of_a_gradient_stay_with_the_pixels_that_were_seen(number):
-    """With strides, zeros that lie between outputs are not multiplied: an infinity makes no NaN of them."""
-    case = DEPTHWISE_STRIDES[number]
+@pytest.mark.parametrize("case", DEPTHWISE_STRIDES + NARROW_STRIDES)
+def test_infinities_of_a_gradient_stay_with_the_pixels_that_were_seen(case):
+    """Cells that a pixel does not have with strides are not multiplied as zeros: an infinity would make NaN of them."""
     for seed, special in enumerate(((np.nan,), (np.inf, -np.inf))):
         with Gpu().installed():
             CHECKS["correlate2d_gradient_input"](device, Data(seed, np.float32, special), **case)
