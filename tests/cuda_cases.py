@@ -30,6 +30,29 @@ CORRELATIONS.append({"geometry": FOUR_CHANNELS, "activation": formulas.LINEAR})
 SHARED_SUMS = {"geometry": correlation_geometry((1, 3, 3, 18), (5, 3), 5, padding="same"), "activation": formulas.RELU}
 CORRELATIONS.append(SHARED_SUMS)
 _DEPTHWISE = [_CORRELATIONS["depthwise, vectors"], _CORRELATIONS["depthwise, strides"]]
+# Depthwise gradients by input: pixels of every remainder by the strides; padding larger than the window, so that some
+# outputs saw nothing; pixels that nobody saw; strides longer than a run; dilation.
+DEPTHWISE_STRIDES = [
+    {"geometry": correlation_geometry(shape, kernel, shape[3], strides, padding, dilation, shape[3]), "activation": one}
+    for shape, kernel, strides, padding, dilation, one in (
+        ((2, 8, 9, 8), 3, 2, "same", 1, formulas.RELU),
+        ((1, 5, 6, 4), (2, 3), 2, ((3, 0), (4, 3)), 1, formulas.LINEAR),
+        ((1, 7, 9, 3), (3, 1), (3, 2), "valid", 1, formulas.TANH),
+        ((1, 7, 12, 4), 2, 5, ((0, 1), (2, 0)), 1, formulas.LINEAR),
+        ((1, 9, 11, 4), 3, (2, 3), 2, (2, 1), formulas.LINEAR),
+        ((1, 9, 11, 2), 3, (3, 2), 1, (2, 3), formulas.RELU),
+        ((1, 7, 10, 4), 3, 1, "same", (2, 3), formulas.LINEAR),
+    )
+]
+# The same of few channels: phases with two rows or columns of cells, with one and with none.
+NARROW_STRIDES = [
+    {"geometry": correlation_geometry((1, 7, 9, 2), 3, 8, 2, "same"), "activation": formulas.RELU},
+    {"geometry": correlation_geometry((1, 7, 6, 3), (1, 3), 5, 2), "activation": formulas.LINEAR},
+    {
+        "geometry": correlation_geometry((1, 6, 9, 1), (4, 2), 6, (2, 3), ((5, 0), (1, 4))),
+        "activation": formulas.LINEAR,
+    },
+]
 POOLINGS = [{"geometry": geometry} for geometry in _POOLS.values()]
 # Windows side by side that leave a column over.
 POOLINGS.append({"geometry": pooling_geometry((1, 4, 5, 4), 2)})
@@ -79,6 +102,8 @@ CASES = {
     # dilated ones; and groups whose filters are turned four at a time.
     "correlate2d_gradient_input": [
         *CORRELATIONS,
+        *DEPTHWISE_STRIDES,
+        *NARROW_STRIDES,
         {"geometry": correlation_geometry((1, 4, 5, 9), 3, 64, 2, padding="same"), "activation": formulas.RELU},
         {"geometry": correlation_geometry((1, 5, 4, 9), 1, 256, 2), "activation": formulas.LINEAR},
         {"geometry": correlation_geometry((1, 8, 9, 9), 3, 4, 2, 1, dilation=4), "activation": formulas.LINEAR},

@@ -11,8 +11,10 @@ import numba.cuda.core.errors
 import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cpu
-from gpuconv.kernels.cuda import memory, toolkit
+from gpuconv.kernels.cuda import depthwise, memory, toolkit
 from gpuconv.kernels.cuda.counting import _advance
+from hypothesis import given
+from support import correlations
 
 import gpuconv
 from gpuconv import device, layers, models
@@ -322,6 +324,24 @@ def test_a_model_that_finds_no_room_on_another_device_stays_whole(small_gpu):
         assert model.predict(X, verbose=0).tobytes() == expected.tobytes()
         model.fit(X, Y, verbose=0)
         assert model.predict(X, verbose=0).tobytes() != expected.tobytes()
+
+
+# ------------------------------------------------------------------ how work is laid out
+
+
+@given(correlations())
+def test_runs_of_a_depthwise_gradient_find_the_columns_that_saw_them(g):
+    t, pad_left = depthwise.input_layout_of(g, 1), depthwise.of_dz(g).pad_left
+    for v in range(g.width):
+        number, r = divmod(v, t.run)
+        left = number * (t.run // g.stride_width) - pad_left
+        for b in range(g.kernel_width):
+            column, rest = divmod(v + g.pad_left - b * g.dilation_width, g.stride_width)
+            moved = r + t.reach - b * g.dilation_width
+            assert (moved % t.between == 0) == (rest == 0)
+            if rest == 0:
+                assert 0 <= moved // t.between < t.columns
+                assert left + moved // t.between * t.column_step == column
 
 
 # ------------------------------------------------------------------ kernels that do not compile

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from cuda_cases import CASES
+from cuda_cases import CASES, DEPTHWISE_STRIDES, NARROW_STRIDES
 from gpuconv.kernels import TABLE, formulas, precision
+from gpuconv.kernels.cuda import toolkit
 from gpuconv.kernels.cuda.repetition import graphs
 from gpuconv.kernels.cuda.toolkit import cuda
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
@@ -271,6 +272,64 @@ def test_how_many_kernels_a_call_launches():
     assert launches("batch_moments", shape=(300, 3)) == 2
     assert launches("batch_normalization_gradient", shape=(100, 3)) == 2
     assert launches("batch_normalization_gradient", shape=(300, 3)) == 3
+    for case in DEPTHWISE_STRIDES + NARROW_STRIDES:
+        assert launches("correlate2d_gradient_input", **case) == 1
+
+
+@pytest.mark.parametrize("case", DEPTHWISE_STRIDES + NARROW_STRIDES)
+def test_infinities_of_a_gradient_stay_with_the_pixels_that_were_seen(case):
+    """Cells that a pixel does not have with strides are not multiplied as zeros: an infinity would make NaN of them."""
+    for seed, special in enumerate(((np.nan,), (np.inf, -np.inf))):
+        with Gpu().installed():
+            CHECKS["correlate2d_gradient_input"](device, Data(seed, np.float32, special), **case)
+
+
+class NvvmError(Exception):
+    """By the name of numba-cuda's."""
+
+
+class Refusing(Gpu):
+    """A GPU for which none but the generic kernels of correlations compile."""
+
+    def kernel(self, function, types, bounds=None):
+        name = function.__name__
+        if not name.startswith("direct") and name not in ("max_pool2d_kernel", "_sum_chunks"):
+            raise NvvmError(f"{name} does not compile")
+        return super().kernel(function, types, bounds)
+
+
+WITHOUT_GROUPS = correlation_geometry((1, 5, 6, 9), 2, 12)
+FIRST_LAYER = correlation_geometry((1, 5, 6, 1), 3, 12)
+BY_CHANNELS = DEPTHWISE_STRIDES[0]["geometry"]
+VARIANTS = [
+    ("correlate2d", "of a first layer", FIRST_LAYER),
+    ("correlate2d", "of channels by themselves", BY_CHANNELS),
+    ("correlate2d", "in register tiles", WITHOUT_GROUPS),
+    ("correlate2d_max_pool2d", "of a first layer", FIRST_LAYER),
+    ("correlate2d_gradient_input", "of few channels", FIRST_LAYER),
+    ("correlate2d_gradient_input", "of channels by themselves", BY_CHANNELS),
+    ("correlate2d_gradient_input", "in register tiles", WITHOUT_GROUPS),
+    ("correlate2d_gradient_filters", "of channels by themselves", BY_CHANNELS),
+    ("correlate2d_gradient_filters", "in register tiles", WITHOUT_GROUPS),
+]
+
+
+@pytest.mark.parametrize(("name", "variant", "geometry"), VARIANTS)
+def test_kernels_that_do_not_compile_give_way_to_generic_ones(name, variant, geometry, monkeypatch):
+    monkeypatch.setattr(toolkit, "_refused", set())
+
+    def compute_twice():
+        with Refusing().installed():
+            for seed in range(2):
+                CHECKS[name](device, Data(seed, np.float32), geometry=geometry, activation=formulas.RELU)
+
+    with pytest.warns(RuntimeWarning) as warned:
+        compute_twice()
+    # One for each variant, however often it is asked for.
+    messages = [str(warning.message) for warning in warned]
+    assert messages[0].startswith(f"{name} {variant}, ")
+    assert "received NvvmError: " in messages[0]
+    assert len(set(messages)) == len(messages)
 
 
 def test_gradients_by_filters_waste_no_memory_traffic():

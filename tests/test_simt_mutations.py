@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 import pytest
-from cuda_cases import CASES
+from cuda_cases import CASES, NARROW_STRIDES
 from gpuconv.kernels import formulas
 from gpuconv.kernels.cuda import tiles
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
@@ -43,6 +43,8 @@ SHOWN_BY = {
     "fetch_dz": ["correlate2d_gradient_input"],
     "fetch_weights": ["correlate2d_gradient_input"],
     "depthwise_correlation": ["correlate2d"],
+    "depthwise_gradient_input": ["correlate2d_gradient_input"],
+    "write_run": ["correlate2d"],
     "depthwise_gradient_filters": ["correlate2d_gradient_filters"],
     "read_columns": ["correlate2d"],
     "dz_if": ["correlate2d_gradient_input"],
@@ -123,7 +125,11 @@ EQUIVALENT = {
         "pixel < t.pixels",
         "(uint32(u) < uint32(p.height)) & (uint32(v) < uint32(p.width)) & (pixel < t.pixels)",
     ): "only saves reads: pixels past the tile are not stored",
-    ("fetch_weights", "entry < t.entries", "(entry < t.entries) & (f < p.filters)"): "only saves reads, as above",
+    (
+        "fetch_weights",
+        "entry < t.entries",
+        "(entry < t.entries) & (f < p.filters) & (a >= 0) & (b >= 0)",
+    ): "only saves reads, as above",
     ("dz_if", "activation != 0"): "the slope of a linear layer is 1",
     ("dz4_if", "activation != 0"): "the slope of a linear layer is 1",
     ("largest_column", "begin + step < end"): "numbers past a row's end repeat the best, which none of them precedes",
@@ -160,7 +166,7 @@ def calls(name):
     if name.startswith("correlate2d"):
         shown = {
             "correlate2d": [*SHOWING, 1, 4, 7, -2, -3],
-            "correlate2d_gradient_input": [*SHOWING, 6, 10, -5],
+            "correlate2d_gradient_input": [*SHOWING, 6, 10, -15, -14],
             "correlate2d_gradient_filters": [0, 5, 6, 8, 9, 10],
             "correlate2d_max_pool2d": [0, -1],
         }
@@ -168,6 +174,8 @@ def calls(name):
     if name == "correlate2d_gradient_input":
         # More outputs than weights.
         cases.append(({"geometry": correlation_geometry((2, 6, 5, 9), 1, 5), "activation": formulas.RELU}, ()))
+        # Infinities beside pixels that have fewer cells, or none.
+        cases.extend((case, (np.inf,) * 8) for case in NARROW_STRIDES[:2])
     special = {**CASES[name][0], **(UNPADDED if name.startswith("correlate2d") and "gradient" in name else {})}
     if name not in NOT_PROPAGATING:
         cases.append((special, (np.nan,) * 8))

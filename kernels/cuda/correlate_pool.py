@@ -31,12 +31,20 @@ from .vectors import read_vector, write_vector
 def correlate2d_max_pool2d(x, filters, bias, geometry, activation, alpha, pool, y, winner):
     """``y = max_pool2d(activation(correlate2d(x, filters) + bias))``, and the winners."""
     part = pooled_part(geometry, pool)
-    if y.dtype == np.float32 and pool.kernel_height == pool.kernel_width == 2 and suits(part):
+
+    def at_once():
         correlate_first_pooled(x, filters, bias, part, activation, alpha, y, winner)
-        return
-    activated = toolkit.workspace(_cells(part), y.dtype, "between")
-    correlate2d(x, filters, bias, part, activation, alpha, activated)
-    max_pool2d(activated, pool._replace(height=part.out_height, width=part.out_width), y, winner)
+
+    def one_after_the_other():
+        activated = toolkit.workspace(_cells(part), y.dtype, "between")
+        correlate2d(x, filters, bias, part, activation, alpha, activated)
+        max_pool2d(activated, pool._replace(height=part.out_height, width=part.out_width), y, winner)
+
+    if y.dtype == np.float32 and pool.kernel_height == pool.kernel_width == 2 and suits(part):
+        variant = toolkit.variant("correlate2d_max_pool2d of a first layer", geometry)
+        toolkit.attempt(variant, at_once, one_after_the_other)
+    else:
+        one_after_the_other()
 
 
 def correlate2d_max_pool2d_gradient_input(dy, y, winner, filters, geometry, activation, alpha, pool, dx):

@@ -14,8 +14,10 @@ by side::
              |   |   |   |   |             they read and write 16 bytes each, side by side
              +---+---+---+---+
 
-As `phases` has it, the gradient by input is such a correlation of dz with turned filters, or, with strides, several.
-dz = dy * slope is made as dy is read.
+The gradient by input has runs of dx under columns of dz = dy * slope, which is made as dy is read.  With stride s,
+output ``(v + pad - b dilation) / s`` saw pixel v through cell b, if that is a whole number.  Runs begin at multiples of
+s, so that the same pixels and cells meet in all of them: the compiler knows which, and nothing is multiplied by the
+zeros that would lie between outputs.  For rows a thread finds out.
 
 By filters.  A thread has the weights of 4 channels, up to 12 cells of them, and a block's threads walk along runs of
 pixels: what a thread reads of x and dz for a run, it multiplies by each other, cell by cell, in registers.  Then the
@@ -28,7 +30,8 @@ read and written once.
 What bounds it: memory.  With 3 x 3 cells a thread makes 144 multiply-adds of 18 reads of 16 bytes and 9 of weights,
 all of which may be on their way at once.
 
-With dilation, columns do not overlap in neighbouring pixels as they do without, and runs are of one pixel.
+With dilation, columns do not overlap in neighbouring pixels as they do without, and runs are of one pixel, except those
+of a gradient by input with strides.
 """
 
 import functools
@@ -51,12 +54,11 @@ from .instructions import (
     store,
     store4,
 )
-from .phases import phases_of
 from .slopes import dz4_if, dz_if
 from .sums import store_sum
 from .toolkit import cuda
 
-# Pixels of a run; columns of x that a thread keeps; cells whose gradients it has.
+# Pixels of a run; columns of x that a thread keeps at most, and pixels of dx; cells whose gradients it has.
 RUN, MOST_COLUMNS, MOST_CELLS = 4, 16, 12
 
 
@@ -77,11 +79,31 @@ class Layout(NamedTuple):
     pixel_step: int
 
 
+class InputLayout(NamedTuple):
+    """What a thread has of a gradient by input: constants of a kernel.
+
+    Of `run` pixels of dx and `width` channels it keeps the `columns` columns of dz that saw them, `column_step` apart.
+    The one that saw pixel r through cell b is number ``(r + reach - b * dilation_width) / between``, if that is whole.
+    """
+
+    width: int
+    wide: bool
+    run: int
+    kernel_height: int
+    kernel_width: int
+    stride_height: int
+    stride_width: int
+    dilation_width: int
+    columns: int
+    column_step: int
+    between: int
+    reach: int
+
+
 class Problem(NamedTuple):
     """What the kernels must know of a correlation beside its layout, in 32-bit integers.
 
-    A correlation's filters begin with cell `first_cell`; rows and columns of cells lie `row_step` and `cell_step` cells
-    apart.  Pictures, rows and pixels of its output lie `y_picture`, `y_row` and `y_column` numbers apart.
+    That of a gradient by input is the problem of a correlation of dz, whose output is dx: see `of_dz`.
     """
 
     batch: int
@@ -97,17 +119,14 @@ class Problem(NamedTuple):
     pad_left: int
     vectors: int
     runs: int
-    first_cell: int
-    row_step: int
-    cell_step: int
-    y_picture: int
-    y_row: int
-    y_column: int
 
 
 def suits(g):
     """Whether the kernels of this module compute a correlation and its gradients: one filter for each channel."""
-    return g.groups == g.channels == g.out_channels > 1 and layout_of(g, 1).columns <= MOST_COLUMNS
+    if not g.groups == g.channels == g.out_channels > 1:
+        return False
+    seen = input_layout_of(g, 1)
+    return max(layout_of(g, 1).columns, seen.columns, seen.run) <= MOST_COLUMNS
 
 
 def layout_of(g, width):
@@ -119,12 +138,33 @@ def layout_of(g, width):
     return Layout(width, width == 4, run, g.kernel_height, g.kernel_width, columns, step, g.stride_width)
 
 
-def _problem(g, t, cells, places):
-    """The problem of a geometry: first cell and steps of its filters, and how its output lies in memory."""
+def input_layout_of(g, width):
+    """The layout of a geometry's gradient by input; channels are read `width` at once, 4 or 1."""
+    apart = g.stride_width == 1 and g.dilation_width > 1
+    run = 1 if apart else g.stride_width * max(1, RUN // g.stride_width)
+    step = g.dilation_width if apart else 1
+    reach = g.pad_left + g.stride_width * of_dz(g).pad_left
+    between = g.stride_width * step
+    return InputLayout(
+        width, width == 4, run, g.kernel_height, g.kernel_width, g.stride_height, g.stride_width, g.dilation_width,
+        (run - 1 + reach) // between + 1, step, between, reach,
+    )  # fmt: skip
+
+
+def of_dz(g):
+    """The geometry with inputs and outputs exchanged.
+
+    Its padding at the left is how far before column ``v / stride_width`` of dz those begin that saw the run of pixel v.
+    """
+    begin = -((g.pad_left - (g.kernel_width - 1) * g.dilation_width) // g.stride_width)
+    return g._replace(height=g.out_height, width=g.out_width, out_height=g.height, out_width=g.width, pad_left=begin)
+
+
+def _problem(g, t):
+    """The problem of a geometry."""
     numbers = (
         g.batch, g.height, g.width, g.channels, g.out_height, g.out_width, g.stride_height, g.stride_width,
         g.dilation_height, g.pad_top, g.pad_left, g.channels // t.width, tiles.blocks_for(g.out_width, t.run),
-        *cells, *places,
     )  # fmt: skip
     return Problem(*map(np.int32, numbers))
 
@@ -140,31 +180,22 @@ def _width(g, *addresses):
 def correlate(x, filters, bias, geometry, activation, alpha, y):
     """``y = activation(correlate2d(x, filters) + bias)`` in float32, for a geometry that `suits`."""
     x, filters, bias, y = map(toolkit.address, (x, filters, bias, y))
-    g = geometry
-    row = g.out_width * g.channels
-    cells, places = (0, g.kernel_width, 1), (g.out_height * row, row, g.channels)
-    options = LINEAR, True, int(activation)
-    _launch(x, x, filters, bias, g, cells, places, options, alpha, y, _width(g, x, filters, bias, y))
+    t = layout_of(geometry, _width(geometry, x, filters, bias, y))
+    _launch(_kernel(t, int(activation)), geometry, t, (x, filters, bias), alpha, y)
 
 
 def gradient_input(dy, y, filters, geometry, activation, alpha, dx):
     """``dx`` in float32, for a geometry that `suits`."""
-    dy, y, filters = map(toolkit.address, (dy, y, filters))
-    width = _width(geometry, dy, y, filters, toolkit.address(dx))
-    for phase in phases_of(geometry):
-        target = toolkit.address(dx, phase.first_pixel)
-        cells = phase.first_cell, *phase.cell_steps
-        options = int(activation), False, LINEAR
-        _launch(dy, y, filters, dy, phase.geometry, cells, phase.places, options, alpha, target, width)
+    dy, y, filters, dx = map(toolkit.address, (dy, y, filters, dx))
+    t = input_layout_of(geometry, _width(geometry, dy, y, filters, dx))
+    _launch(_input_kernel(t, int(activation)), of_dz(geometry), t, (dy, y, filters), alpha, dx)
 
 
-def _launch(x, values, filters, bias, g, cells, places, options, alpha, y, width):
+def _launch(kernel, g, t, sources, alpha, target):
     int32_geometry(g)  # refuses what 32 bits cannot count
-    t = layout_of(g, width)
-    p = _problem(g, t, cells, places)
+    p = _problem(g, t)
     blocks, threads = tiles.element_grid(g.batch * g.out_height * int(p.runs) * int(p.vectors))
-    kernel = _kernel(t, options)
-    toolkit.launch(kernel, blocks, threads, x, values, filters, bias, p, np.float32(alpha), y)
+    toolkit.launch(kernel, blocks, threads, *sources, p, np.float32(alpha), target)
 
 
 @inline_early
@@ -182,21 +213,13 @@ def read_columns(x, values, picture, u, left, channel, wanted, line, activation,
 
 
 @functools.cache
-def _kernel(t, options):
-    """The kernel for a layout.
-
-    Parameters
-    ----------
-    t : Layout
-    options : (int, bool, int)
-        The activation whose slope x is multiplied by, whether there is a bias, and the activation of the output.
-    """
-    sloped, biased, activation = options
+def _kernel(t, activation):
+    """The kernel for a layout."""
     width, wide, run, kernel_width = t.width, t.wide, t.run, t.kernel_width
     count, kept = t.run * t.width, t.columns * t.width
 
     @cuda.jit(cache=True)
-    def depthwise_correlation(x, values, filters, bias, p, alpha, y):
+    def depthwise_correlation(x, filters, bias, p, alpha, y):
         sums = cuda.local.array(count, np.float32)
         line = cuda.local.array(kept, np.float32)
         weights = cuda.local.array(width, np.float32)
@@ -211,30 +234,72 @@ def _kernel(t, options):
             for a in range(t.kernel_height):
                 u = int32(row * p.stride_height - p.pad_top + a * p.dilation_height)
                 left = int32(column * p.stride_width - p.pad_left)
-                read_columns(x, values, picture, u, left, channel, True, line, sloped, alpha, p, t)
+                read_columns(x, x, picture, u, left, channel, True, line, LINEAR, alpha, p, t)
                 for b in range(kernel_width):
-                    cell = int32(p.first_cell + a * p.row_step + b * p.cell_step)
+                    cell = int32(a * kernel_width + b)
                     read_channels(weights, filters, int32(cell * p.channels + channel), wide)
                     for r in range(run):
                         for k in range(width):
                             sums[r * width + k] += weights[k] * line[(r * t.pixel_step + b) * width + k]
-            if biased:
-                read_channels(weights, bias, channel, wide)
-                for s in range(count):
-                    sums[s] += weights[s % width]
-            place = int32(picture * p.y_picture + row * p.y_row + column * p.y_column + channel)
-            for r in range(run):
-                for s in range(r * width, (r + 1) * width):
-                    sums[s] = activate(activation, alpha, sums[s])
-                if column + r < p.out_width:
-                    target, s = move(y, int32(place + r * p.y_column)), r * width
-                    if wide:
-                        store4(target, sums[s], sums[s + 1], sums[s + 2], sums[s + 3])
-                    else:
-                        store(target, sums[s])
+            read_channels(weights, bias, channel, wide)
+            for s in range(count):
+                sums[s] = activate(activation, alpha, sums[s] + weights[s % width])
+            write_run(y, picture, row, column, channel, sums, p, t)
             i = int32(i + cuda.gridsize(1))
 
     return depthwise_correlation
+
+
+@functools.cache
+def _input_kernel(t, activation):
+    """The kernel of the gradient by input for a layout."""
+    width, wide, run, kernel_width, stride_height = t.width, t.wide, t.run, t.kernel_width, t.stride_height
+    count, kept, run_step = t.run * t.width, t.columns * t.width, t.run // t.stride_width
+
+    @cuda.jit(cache=True)
+    def depthwise_gradient_input(dy, y, filters, p, alpha, dx):
+        sums = cuda.local.array(count, np.float32)
+        line = cuda.local.array(kept, np.float32)
+        weights = cuda.local.array(width, np.float32)
+        i = int32(cuda.grid(1))
+        while i < p.batch * p.out_height * p.runs * p.vectors:
+            rest = divide(i, p.vectors)
+            channel = int32((i - rest * p.vectors) * width)
+            picture, row, number = pixel_place(rest, p.out_height, p.runs)
+            left = int32(number * run_step - p.pad_left)
+            for s in range(count):
+                sums[s] = np.float32(0)
+            for a in range(t.kernel_height):
+                # To an unsigned division a negative number is a large one, of a row that does not exist.
+                shown = int32(row + p.pad_top - a * p.dilation_height)
+                u = divide(shown, int32(stride_height))
+                if int32(u * stride_height) == shown:
+                    read_columns(dy, y, picture, u, left, channel, True, line, activation, alpha, p, t)
+                    for b in range(kernel_width):
+                        cell = int32(a * kernel_width + b)
+                        read_channels(weights, filters, int32(cell * p.channels + channel), wide)
+                        for r in range(run):
+                            moved = r + t.reach - b * t.dilation_width
+                            if moved % t.between == 0:
+                                for k in range(width):
+                                    sums[r * width + k] += weights[k] * line[moved // t.between * width + k]
+            write_run(dx, picture, row, int32(number * run), channel, sums, p, t)
+            i = int32(i + cuda.gridsize(1))
+
+    return depthwise_gradient_input
+
+
+@inline_early
+def write_run(y, picture, row, column, channel, sums, p, t):
+    """Write what there is of a run of the output."""
+    place = int32(((picture * p.out_height + row) * p.out_width + column) * p.channels + channel)
+    for r in range(t.run):
+        if column + r < p.out_width:
+            target, s = move(y, int32(place + r * p.channels)), r * t.width
+            if t.wide:
+                store4(target, sums[s], sums[s + 1], sums[s + 2], sums[s + 3])
+            else:
+                store(target, sums[s])
 
 
 @inline
@@ -269,7 +334,7 @@ def sum_chunks(x, dy, y, geometry, activation, alpha, size):
     x, dy, y = map(toolkit.address, (x, dy, y))
     g = geometry
     t = layout_of(g, _width(g, x, dy, y))
-    p = _problem(g, t, (0, g.kernel_width, 1), (0, 0, 0))
+    p = _problem(g, t)
     lanes = tiles.depthwise_lanes(int(p.vectors))
     rows = max(1, min(g.kernel_height, MOST_CELLS // g.kernel_width))
     row_blocks, channel_blocks = tiles.blocks_for(g.kernel_height, rows), tiles.blocks_for(p.vectors, lanes)
@@ -327,7 +392,7 @@ def _filters_kernel(t, lanes, rows, activation):
             for a in range(rows):
                 u = int32(row * p.stride_height - p.pad_top + (first_row + a) * p.dilation_height)
                 left = int32(column * p.stride_width - p.pad_left)
-                read_columns(x, x, picture, u, left, channel, exists, line, 0, alpha, p, t)
+                read_columns(x, x, picture, u, left, channel, exists, line, LINEAR, alpha, p, t)
                 for r in range(run):
                     # Pixels that do not exist may lie over cells that do, whose NaN would not stay away.
                     if column + r < p.out_width:

@@ -1,8 +1,8 @@
 """Gradient by input of pictures with few channels: a product with few columns, whose sums stay in registers.
 
 As `phases` has it, each phase is a correlation of dz with turned filters, and its output pixels have 1 to 8 channels.
-Tiles of `product` are 32 columns wide, and would be nearly empty.  Here a thread has all channels of 4 pixels, one
-below another::
+Tiles of `product` are 32 columns wide, and would be nearly empty.  Here a thread has all channels of 4 pixels of a
+phase, one below another, and all phases are one launch::
 
     dz, in shared memory: 16 filters of a tile      dx
     +---------------------------+                   a block: `lanes` columns side by side, and `down` threads of 4 rows
@@ -16,7 +16,8 @@ below another::
 dz = dy * slope is computed once for a tile and its border, as it goes to shared memory.  There it lies in planes of
 four filters: neighbouring threads read neighbouring columns, 16 bytes each, and meet in no bank.  For four filters and
 a column of the window, a thread reads ``4 + kernel_height - 1`` times four numbers of dz, which all rows of the window
-share, and the weights, which are the same for all threads.
+share, and the weights, which are the same for all threads.  Phases differ by a row or a column of the window: there is
+code for either number of rows, and the number of columns is found when a block begins.
 
 Memory traffic.  dy and y are read once, and a border of them again by neighbouring blocks, 16 bytes at a time and
 those of 16 filters side by side; dx is written once, 16 bytes at a time if channels are a multiple of 4.
@@ -48,7 +49,7 @@ from .instructions import (
     store,
     store4,
 )
-from .phases import phases_of
+from .phases import hull_of
 from .slopes import dz4_if, dz_if
 from .toolkit import cuda
 
@@ -57,6 +58,8 @@ MOST_CHANNELS = 8
 ROWS, FETCHES = 4, 4
 # Of shared memory, in numbers of 4 bytes, and of registers that hold sums and dz.
 SHARED_NUMBERS, MOST_REGISTERS = 12288, 96
+# A grid has so many blocks at most along its second axis.
+MOST_PHASES = 65535
 # A multiprocessor has registers for 5 blocks with up to so many of these, and for 4 with more.
 FEW_REGISTERS = 36
 
@@ -65,7 +68,8 @@ class Layout(NamedTuple):
     """How a block's threads share its pixels, and how dz and weights lie in shared memory: constants of a kernel.
 
     A plane has four filters of `pixels` pixels of dz, `pitch` of them a line.  There are `quads` planes, `plane`
-    numbers apart, and behind them `entries` times the weights of four, ``(quad, column, row, channel, filter)``.
+    numbers apart, and behind them `entries` times the weights of four, ``(quad, column, row, channel, filter)``, with
+    room for the `most_rows` and `most_columns` of cells that a phase may have.
     """
 
     threads: int
@@ -73,12 +77,17 @@ class Layout(NamedTuple):
     tile_rows: int
     kernel_height: int
     kernel_width: int
+    stride_height: int
+    stride_width: int
+    most_rows: int
+    most_columns: int
     channels: int
     quads: int
     pitch: int
     pixels: int
     plane: int
     entries: int
+    entry_fetches: int
 
     @property
     def numbers(self):
@@ -87,7 +96,10 @@ class Layout(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What the kernel must know of a phase beside its layout, in 32-bit integers."""
+    """What the kernel must know of a correlation beside its layout, in 32-bit integers.
+
+    Height and width are those of dz, rows and columns those of dx; a phase of a picture has so many blocks.
+    """
 
     height: int
     width: int
@@ -98,23 +110,15 @@ class Problem(NamedTuple):
     columns: int
     blocks_down: int
     blocks_across: int
-    first_cell: int
-    row_step: int
-    column_step: int
-    y_picture: int
-    y_row: int
-    y_column: int
 
 
 def suits(g):
     """Whether the kernel of this module computes a correlation's gradient by its input."""
-    return g.groups == 1 and g.channels <= MOST_CHANNELS and all(_suits(phase.geometry) for phase in phases_of(g))
-
-
-def _suits(g):
-    if (g.dilation_height, g.dilation_width) != (1, 1):
+    if g.groups > 1 or g.channels > MOST_CHANNELS or (g.dilation_height, g.dilation_width) != (1, 1):
         return False
-    return layout_of(g) is not None and _registers(g.out_channels, g.kernel_height) <= MOST_REGISTERS
+    t = layout_of(g)
+    few_phases = g.stride_height * g.stride_width <= MOST_PHASES
+    return t is not None and few_phases and _registers(t.channels, t.most_rows) <= MOST_REGISTERS
 
 
 def _registers(channels, kernel_height):
@@ -124,21 +128,25 @@ def _registers(channels, kernel_height):
 
 @functools.lru_cache(maxsize=1024)
 def layout_of(g):
-    """The layout for the geometry of a phase, or None if shared memory does not hold its tile."""
+    """The layout for a geometry without dilation, or None if shared memory does not hold its tile."""
+    largest = hull_of(g)
+    most_rows, most_columns = largest.kernel_height, largest.kernel_width
 
     def tile(lanes):
         rows = tiles.NARROW_THREADS // lanes * ROWS
-        pixels = (rows + g.kernel_height - 1) * (lanes + g.kernel_width - 1)
-        blocks = tiles.blocks_for(g.out_height, rows) * tiles.blocks_for(g.out_width, lanes)
+        pixels = (rows + most_rows - 1) * (lanes + most_columns - 1)
+        blocks = tiles.blocks_for(largest.out_height, rows) * tiles.blocks_for(largest.out_width, lanes)
         return blocks * pixels, lanes, rows, pixels
 
     _, lanes, rows, pixels = min(map(tile, tiles.NARROW_LANES))
     for quads in (4, 2, 1):
         # Threads that write at once write all planes: these begin in different banks.
         plane = 4 * (pixels + (8 // quads - pixels) % 8)
+        entries = quads * most_columns * most_rows * g.channels
         layout = Layout(
-            tiles.NARROW_THREADS, lanes, rows, g.kernel_height, g.kernel_width, g.out_channels, quads,
-            lanes + g.kernel_width - 1, pixels, plane, quads * g.kernel_width * g.kernel_height * g.out_channels,
+            tiles.NARROW_THREADS, lanes, rows, g.kernel_height, g.kernel_width, g.stride_height, g.stride_width,
+            most_rows, most_columns, g.channels, quads, lanes + most_columns - 1, pixels, plane,
+            entries, min(FETCHES, tiles.blocks_for(entries, tiles.NARROW_THREADS)),
         )  # fmt: skip
         if layout.numbers <= SHARED_NUMBERS:
             return layout
@@ -147,27 +155,37 @@ def layout_of(g):
 
 def gradient_input(dy, y, filters, geometry, activation, alpha, dx):
     """``dx`` in float32, for a geometry that `suits`."""
-    int32_geometry(geometry)  # refuses what 32 bits cannot count
-    dy, y, filters = toolkit.address(dy), toolkit.address(y), toolkit.address(filters)
-    wide = geometry.out_channels % 4 == 0 and all(map(toolkit.is_aligned, (dy, y, filters)))
-    wide_channels = geometry.channels % 4 == 0 and toolkit.is_aligned(toolkit.address(dx))
-    for phase in phases_of(geometry):
-        t, blocks, p = _plan(phase)
-        kernel = _kernel(t, wide, wide_channels, int(activation))
-        target = toolkit.address(dx, phase.first_pixel)
-        toolkit.launch(kernel, blocks, (t.threads,), dy, y, filters, p, np.float32(alpha), target)
+    g = geometry
+    int32_geometry(g)  # refuses what 32 bits cannot count
+    dy, y, filters, dx = map(toolkit.address, (dy, y, filters, dx))
+    wide = g.out_channels % 4 == 0 and all(map(toolkit.is_aligned, (dy, y, filters)))
+    wide_channels = g.channels % 4 == 0 and toolkit.is_aligned(dx)
+    t, blocks, p = _plan(g)
+    kernel = _kernel(t, wide, wide_channels, int(activation))
+    toolkit.launch(kernel, blocks, (t.threads,), dy, y, filters, p, np.float32(alpha), dx)
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(phase):
-    """Layout, grid and problem of a phase."""
-    g, t = phase.geometry, layout_of(phase.geometry)
-    down, across = tiles.blocks_for(g.out_height, t.tile_rows), tiles.blocks_for(g.out_width, t.lanes)
-    numbers = (
-        g.height, g.width, g.channels, g.pad_top, g.pad_left, g.out_height, g.out_width, down, across,
-        phase.first_cell, *phase.cell_steps, *phase.places,
-    )  # fmt: skip
-    return t, (g.batch * down * across,), Problem(*map(np.int32, numbers))
+def _plan(g):
+    """Layout, grid and problem of a geometry."""
+    largest, t = hull_of(g), layout_of(g)
+    down, across = tiles.blocks_for(largest.out_height, t.tile_rows), tiles.blocks_for(largest.out_width, t.lanes)
+    numbers = g.out_height, g.out_width, g.out_channels, g.pad_top, g.pad_left, g.height, g.width, down, across
+    return t, (g.batch * down * across, g.stride_height * g.stride_width), Problem(*map(np.int32, numbers))
+
+
+@inline
+def cells_of(remainder, cells, stride, pad):
+    """The filter cells of an axis that a phase has, without dilation: as `phases.phase_cells`.
+
+    Returns the first of them, how many they are, `stride` apart, and how far before its first pixel its correlation
+    begins.
+    """
+    moved, stride = int32(remainder + pad), int32(stride)
+    passed = divide(moved, stride)
+    first = int32(moved - int32(passed * stride))
+    count = divide(int32(cells + stride - 1 - first), stride)
+    return first, count, int32(count - 1 - passed)
 
 
 @inline
@@ -202,31 +220,34 @@ def fetch_dz(dy, y, base, picture, top, left, first_filter, staged, wide, activa
 
 
 @inline
-def fetch_weights(filters, base, first_filter, staged, wide, p, t):
-    """Put the weights of some filters into shared memory, turned, with zeros for what does not exist."""
+def fetch_weights(
+    filters, base, first_filter, first_row, kernel_rows, first_column, kernel_columns, staged, wide, p, t
+):
+    """Put the weights of a phase and of some filters into shared memory, turned, with zeros for what does not exist."""
     place = int32(cuda.threadIdx.x)
     while place < t.entries:
-        for i in range(FETCHES):
+        for i in range(t.entry_fetches):
             entry = int32(place + i * t.threads)
             cell = divide(entry, int32(t.channels))
-            column = divide(cell, int32(t.kernel_height))
-            quad = divide(column, int32(t.kernel_width))
-            channel, a = int32(entry - cell * t.channels), int32(cell - column * t.kernel_height)
-            b, f = int32(column - quad * t.kernel_width), int32(first_filter + 4 * quad)
-            line = int32(p.first_cell + a * p.row_step + b * p.column_step) * t.channels + channel
-            source, s = move(filters, int32(line * p.filters + f)), 4 * i
-            wanted = (entry < t.entries) & (f < p.filters)
+            column = divide(cell, int32(t.most_rows))
+            quad = divide(column, int32(t.most_columns))
+            channel, a = int32(entry - cell * t.channels), int32(cell - column * t.most_rows)
+            b, f = int32(column - quad * t.most_columns), int32(first_filter + 4 * quad)
+            a, b = int32(kernel_rows - 1 - a), int32(kernel_columns - 1 - b)
+            cell = int32((first_row + a * t.stride_height) * t.kernel_width + first_column + b * t.stride_width)
+            source, s = move(filters, int32((cell * t.channels + channel) * p.filters + f)), 4 * i
+            wanted = (entry < t.entries) & (f < p.filters) & (a >= 0) & (b >= 0)
             if wide:
                 numbers = load4_if(wanted, source)
                 staged[s], staged[s + 1], staged[s + 2], staged[s + 3] = numbers
             else:
                 for k in range(4):
                     staged[s + k] = load_if(wanted & (f + k < p.filters), move(source, k))
-        for i in range(FETCHES):
+        for i in range(t.entry_fetches):
             entry, s = int32(place + i * t.threads), 4 * i
             if entry < t.entries:
                 store4(move(base, int32(4 * entry)), staged[s], staged[s + 1], staged[s + 2], staged[s + 3])
-        place = int32(place + FETCHES * t.threads)
+        place = int32(place + t.entry_fetches * t.threads)
 
 
 @functools.cache
@@ -234,9 +255,11 @@ def _kernel(t, wide, wide_channels, activation):
     """The kernel for a layout; whether it reads four filters at once, and writes four channels."""
     numbers, count, fetched = t.numbers, ROWS * t.channels, 4 * FETCHES
     width = 4 if wide_channels else 1
-    kernel_height, channels, line = t.kernel_height, t.channels, 4 * t.pitch
-    weights_begin, next_plane = t.quads * t.plane, t.plane - 4 * t.kernel_width
-    resident = 5 if _registers(channels, kernel_height) <= FEW_REGISTERS else 4
+    most_rows, channels, line = t.most_rows, t.channels, 4 * t.pitch
+    # Where the strides do not divide the window, some phases have a row of cells less, or none.
+    fewer_rows = max(1, most_rows - 1)
+    weights_begin, column_weights = t.quads * t.plane, 4 * most_rows * channels
+    resident = 5 if _registers(channels, most_rows) <= FEW_REGISTERS else 4
 
     @cuda.jit(cache=True, **toolkit.bounds(t.threads, resident))
     def narrow_gradient(dy, y, filters, p, alpha, dx):
@@ -245,11 +268,15 @@ def _kernel(t, wide, wide_channels, activation):
         staged = cuda.local.array(fetched, np.float32)
         base = shared_address(kept)
 
-        # Which part of which picture is this block's, and which of it this thread's.
+        # Which part of which picture and phase is this block's, and which of it this thread's.
         block = divide(int32(cuda.blockIdx.x), p.blocks_across)
         picture = divide(block, p.blocks_down)
         row = int32((block - picture * p.blocks_down) * t.tile_rows)
         column = int32((cuda.blockIdx.x - block * p.blocks_across) * t.lanes)
+        phase_row = divide(int32(cuda.blockIdx.y), int32(t.stride_width))
+        phase_column = int32(cuda.blockIdx.y - phase_row * t.stride_width)
+        first_row, kernel_rows, above = cells_of(phase_row, t.kernel_height, t.stride_height, p.pad_top)
+        first_column, kernel_columns, before = cells_of(phase_column, t.kernel_width, t.stride_width, p.pad_left)
         thread = int32(cuda.threadIdx.x)
         lane, down = int32(thread % t.lanes), int32(thread // t.lanes * ROWS)
         own = pin(move(base, int32(down * line + 4 * lane)))
@@ -258,27 +285,38 @@ def _kernel(t, wide, wide_channels, activation):
 
         first_filter = int32(0)
         while first_filter < p.filters:
-            top, left = int32(row - p.pad_top), int32(column - p.pad_left)
+            top, left = int32(row - above), int32(column - before)
             fetch_dz(dy, y, base, picture, top, left, first_filter, staged, wide, activation, alpha, p, t)
-            fetch_weights(filters, move(base, weights_begin), first_filter, staged, wide, p, t)
+            fetch_weights(
+                filters, move(base, weights_begin), first_filter,
+                first_row, kernel_rows, first_column, kernel_columns, staged, wide, p, t,
+            )  # fmt: skip
             cuda.syncthreads()
             # Past the last filter there are zeros, of which nothing need be made.
             f, end = first_filter, int32(first_filter + 4 * t.quads)
-            dz, weights = own, move(base, weights_begin)
+            plane, quad_weights = own, move(base, weights_begin)
             while f < end and f < p.filters:
-                for _ in range(t.kernel_width):
-                    multiply_column(sums, dz, weights, ROWS, kernel_height, channels, line)
-                    dz, weights = move(dz, 4), move(weights, kernel_height * channels * 4)
-                dz = move(dz, next_plane)
+                dz, weights = plane, quad_weights
+                for _ in range(kernel_columns):
+                    if kernel_rows == most_rows:
+                        multiply_column(sums, dz, weights, ROWS, most_rows, channels, line)
+                    elif kernel_rows > 0:
+                        multiply_column(sums, dz, weights, ROWS, fewer_rows, channels, line)
+                    dz, weights = move(dz, 4), move(weights, column_weights)
+                plane = move(plane, t.plane)
+                quad_weights = move(quad_weights, t.most_columns * column_weights)
                 f = int32(f + 4)
             cuda.syncthreads()
             first_filter = end
 
-        place = int32(picture * p.y_picture + (row + down) * p.y_row + (column + lane) * p.y_column)
+        u = int32((row + down) * t.stride_height + phase_row)
+        v = int32((column + lane) * t.stride_width + phase_column)
+        place = int32(((picture * p.rows + u) * p.columns + v) * channels)
+        apart = int32(t.stride_height * p.columns * channels)
         for r in range(ROWS):
-            if row + down + r < p.rows and column + lane < p.columns:
+            if u + r * t.stride_height < p.rows and v < p.columns:
                 for c in range(0, channels, width):
-                    target, s = move(dx, int32(place + r * p.y_row + c)), r * channels + c
+                    target, s = move(dx, int32(place + r * apart + c)), r * channels + c
                     if wide_channels:
                         store4(target, sums[s], sums[s + 1], sums[s + 2], sums[s + 3])
                     else:

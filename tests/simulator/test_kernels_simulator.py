@@ -22,6 +22,11 @@ CORRELATIONS = [
     {"geometry": correlation_geometry((2, 5, 6, 1), (5, 6), 3), "activation": 4},
     {"geometry": correlation_geometry((1, 4, 4, 4), (1, 2), 4, padding=((0, 0), (2, 1)), groups=4), "activation": 2},
 ]
+# Channels by themselves, and few, with strides.
+CORRELATIONS += [
+    {"geometry": correlation_geometry((1, 5, 6, 4), 3, 4, 2, "same", groups=4), "activation": 1},
+    {"geometry": correlation_geometry((1, 5, 6, 2), (3, 1), 4, 2), "activation": 0},
+]
 # Channels and filters that are fetched four at a time, or one of them; more cells than a mask has bits.
 CORRELATIONS += [
     {"geometry": correlation_geometry((1, 5, 4, 8), 3, 20, padding="same"), "activation": 1},
