@@ -35,7 +35,6 @@ NAN_ONLY = {
 }
 # Metrics only compare, and penalties skip regions without a penalty.
 NOT_PROPAGATING = {"sparse_accuracy", "categorical_accuracy", "binary_accuracy", "regularize"}
-# Without padding: a kernel may, but need not, multiply the zeros around a picture by a gradient that is NaN.
 UNPADDED = {"geometry": correlation_geometry((2, 6, 5, 3), (3, 2), 5), "activation": 1}
 
 
@@ -823,10 +822,16 @@ def check_sum_into(device, data, size, place):
     return outputs
 
 
+def unpadded(name, case):
+    """The case itself, or that of a correlation without padding.
+
+    With padding, a kernel may, but need not, multiply the zeros around a picture by a gradient that is NaN.
+    """
+    return UNPADDED if name.startswith("correlate2d") else case
+
+
 def check_special_values(device, name, dtype=np.float32, **case):
     """NaN and infinities end up where the formula puts them."""
-    if name.startswith("correlate2d"):
-        case = UNPADDED
     infinite = [] if name in NAN_ONLY else [(np.inf,), (-np.inf,), (np.nan, np.inf, -np.inf)]
     for seed, special in enumerate([(np.nan,), *infinite]):
         CHECKS[name](device, Data(seed, dtype, special), **case)

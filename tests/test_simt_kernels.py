@@ -27,6 +27,7 @@ from kernel_checks import (
     check_repetition,
     check_special_values,
     run,
+    unpadded,
 )
 from simt import Counters, Gpu
 from simt.errors import SimtError, UninitialisedError
@@ -61,7 +62,7 @@ def test_kernel_in_float64(name):
 @pytest.mark.parametrize("name", sorted(CHECKS.keys() - NOT_PROPAGATING))
 def test_nan_and_infinities_propagate(name):
     with Gpu().installed():
-        check_special_values(device, name, **CASES[name][0])
+        check_special_values(device, name, **unpadded(name, CASES[name][0]))
 
 
 @pytest.mark.parametrize(
