@@ -47,12 +47,15 @@ WINDOW_BLOCK, MOST_SLOTS = 32, 16
 FEW_CHANNELS, FEW_PIECES, SHORT = 5, 3, 4
 CHANNELS, PIECES = 2, 6
 
+# Filters at least, where vectors have as many lanes: fewer are left to the general kernels.
+MANY_CHANNELS = 8
+
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
 def usable(geometry, activation, window, dtype):
     """Whether this computes the gradient of a correlation, of which only the windows' part is left."""
-    enough = geometry.out_channels >= max(FEW_CHANNELS, lanes(dtype) // 2)
+    enough = geometry.out_channels >= max(FEW_CHANNELS, min(lanes(dtype), MANY_CHANNELS))
     fits = WINDOW_BLOCK * math.prod(geometry.input_shape[1:]) < 1 << 31
     return enough and fits and windows.is_shallow(geometry, activation, window)
 
@@ -266,21 +269,8 @@ def _gradient(
 ):  # fmt: skip
     channels = dbias.size
     arguments = (
-        x,
-        dy,
-        y,
-        winner,
-        activation,
-        corners,
-        pieces,
-        steps,
-        tile_channels,
-        width,
-        some,
-        slots,
-        scratch,
-        patches,
-    )
+        x, dy, y, winner, activation, corners, pieces, steps, tile_channels, width, some, slots, scratch, patches,
+    )  # fmt: skip
     share(_add_slots, arguments, slots, dy.size * pieces.size * lanes_of(x))
     size = _inner_sums_size(tile_channels, pieces.size * width, channels, some)
     for slot in range(1, slots):

@@ -185,7 +185,8 @@ def problem_of(g, depth, entry_step, split=None, phased=None):
 class Layout(NamedTuple):
     """How the threads of a block share the work of a tile: constants of a kernel.
 
-    `patch_width` and `filter_width` are how many channels, and how many filters, are fetched at once: quads, or 1.
+    `patch_width`, `filter_width` and `bias_width` are how many channels, filters and biases are fetched at once: quads,
+    or 1.
     If the channels are a multiple of the depth, all entries of a strip are of one cell: the tile is `whole`.
     Then its cell is the same for all threads, and takes no registers of theirs.  Kernels for tensor cores (`fragments`)
     count the places of patches from the first pixel's on, whose address alone moves on: fewer instructions, more
@@ -208,6 +209,8 @@ class Layout(NamedTuple):
     # Fetching the right strip: threads side by side on filters, and every `entry_step`-th entry.
     filter_width: int
     filter_quads: bool
+    bias_width: int
+    bias_quads: bool
     filter_lanes: int
     filter_fetches: int
     entry_step: int
@@ -234,6 +237,8 @@ def layout_of(tile, patch_width, filter_width, whole, fragments=False):
     # One pass over the banks serves 8 threads that write four numbers each, or 32 that write one.
     pixels_at_once = (8 if patch_width == 4 else 32) // patch_lanes
     spreads = pixels_at_once > 0 and pixel_step % 8 == 0
+    # Threads of the largest tile have no registers for four biases at once: 24 bytes would spill on some GPUs.
+    bias_width = 1 if tile.threads == 256 else filter_width
     left_stride, lanes = tile.depth + 4, tile.lanes_down * tile.lanes_across
     right_stride = tile.columns + 4 if fragments else tile.columns
     return Layout(
@@ -241,7 +246,8 @@ def layout_of(tile, patch_width, filter_width, whole, fragments=False):
         patch_width=patch_width, patch_quads=patch_width == 4, whole=whole, fragments=fragments,
         patch_lanes=patch_lanes, patch_fetches=tile.rows // pixel_step, pixel_step=pixel_step,
         pixel_group=8 if spreads else 1, pixel_spread=min(8, pixels_at_once) if spreads else 1,
-        filter_width=filter_width, filter_quads=filter_width == 4, filter_lanes=filter_lanes,
+        filter_width=filter_width, filter_quads=filter_width == 4,
+        bias_width=bias_width, bias_quads=bias_width == 4, filter_lanes=filter_lanes,
         filter_fetches=tile.depth // entry_step, entry_step=entry_step,
         left_stride=left_stride, right_begin=tile.rows * left_stride, right_stride=right_stride,
         stage_size=tile.rows * left_stride + tile.depth * right_stride,
@@ -539,7 +545,7 @@ def fragment_corner(thread, t):
 def store_tile(
     sums, offsets, bias, y, p, t, first_pixel, pixel_step, first_filter, group, phase, activation, biased, phased, alpha
 ):
-    """Apply bias and activation to a thread's sums, and write them row by row."""
+    """Apply bias and activation to a thread's sums, row by row, and write them."""
     filters, pixels = offsets.shape[0], p.pixels
     if phased:
         rows, columns, pixels, phase_row, phase_column = phase_extents(p, phase)
@@ -547,17 +553,13 @@ def store_tile(
     for q in range(filters):
         offsets[q] = np.float32(0)
     if biased:
-        for q in range(0, filters, t.filter_width):
+        for q in range(0, filters, t.bias_width):
             f = int32(first_filter + q // 4 * t.column_step + q % 4)
             wanted, source = f < p.group_filters, move(bias, int32(group * p.group_filters + f))
-            if t.filter_quads:
+            if t.bias_quads:
                 offsets[q], offsets[q + 1], offsets[q + 2], offsets[q + 3] = load4_if(wanted, source)
             else:
                 offsets[q] = load_if(wanted, source)
-    # Before any is stored: so the compiler has registers for the largest tile.
-    for first in range(0, t.thread_sums, filters):
-        for q in range(filters):
-            sums[first + q] = activate(activation, alpha, sums[first + q] + offsets[q])
     for first in range(0, t.thread_sums, filters):
         pixel = int32(first_pixel + first // filters * pixel_step)
         if pixel < pixels:
@@ -566,6 +568,8 @@ def store_tile(
                 picture, row, column = pixel_place(pixel, rows, columns)
                 line = picture * p.out_height + row * p.stride_height
                 place = int32((line * p.out_width + column * p.stride_width) * p.out_channels)
+            for q in range(filters):
+                sums[first + q] = activate(activation, alpha, sums[first + q] + offsets[q])
             for q in range(0, filters, t.filter_width):
                 f, i = int32(first_filter + q // 4 * t.column_step + q % 4), first + q
                 if f < p.group_filters:
