@@ -340,12 +340,12 @@ SLIDING = {
     "same": correlation_geometry((2, 9, 21, 19), 3, 19, padding="same", groups=19),
     "narrow": correlation_geometry((3, 5, 5, 23), 3, 23, groups=23),
     "full": correlation_geometry((2, 6, 10, 16), 3, 16, padding="full", groups=16),
-    "cropped": correlation_geometry((1, 9, 9, 17), 3, 17, padding=((5, 0), (0, 6)), groups=17),
+    "cropped": correlation_geometry((1, 9, 9, 17), 3, 17, padding=((5, 0), (0, 2)), groups=17),
     "tall and dilated": correlation_geometry((2, 20, 12, 16), (5, 3), 16, padding="same", dilation=(2, 1), groups=16),
     "one line": correlation_geometry((2, 6, 14, 18), (1, 3), 18, padding="same", groups=18),
     "bands": correlation_geometry((1, 90, 25, 16), 3, 16, padding="same", groups=16),
     "one pixel": correlation_geometry((1, 1, 1, 16), 3, 16, padding=1, groups=16),
-    "beyond the picture": correlation_geometry((1, 2, 3, 16), 3, 16, padding=((4, 5), (6, 4)), groups=16),
+    "beyond the picture": correlation_geometry((1, 2, 3, 16), 3, 16, padding=((4, 5), (2, 1)), groups=16),
 }
 
 
@@ -357,6 +357,14 @@ def test_depthwise_filters_three_cells_wide(case, dtype):
     for activation in (0, 1, 3):
         CHECKS["correlate2d"](cpu, Data(activation, dtype), geometry, activation)
         CHECKS["correlate2d_gradient_input"](cpu, Data(activation, dtype), geometry, activation)
+
+
+@pytest.mark.parametrize("columns", [(0, 6), (6, 4)])
+def test_depthwise_filters_with_more_padding_than_cells(columns):
+    geometry = correlation_geometry((1, 9, 9, 17), 3, 17, padding=((5, 0), columns), groups=17)
+    assert not sliding.usable(geometry, np.dtype(np.float32))
+    for name in ("correlate2d", "correlate2d_gradient_input"):
+        CHECKS[name](cpu, Data(1, np.float32), geometry, 1)
 
 
 @pytest.mark.parametrize("name", ["correlate2d", "correlate2d_gradient_input"])

@@ -16,10 +16,13 @@ multipliers are the bound again, if the source comes from a near cache.
 
 Larger pictures come from farther away, and there is little to compute for each of their numbers: reading and writing
 them is the bound then.  So each is read and written once, all channels of some pixels before the next pixels; and while
-one line is computed, the next lines of both source and target are fetched, without which a core would wait for memory
-first and compute then.  Where the picture has padding or is yet to be multiplied
-by slopes, its lines are copied with zeros around them into a ring of as many lines as the filter sees, as one line
-of the target after the other wants them::
+one line is computed, the next line of the source is fetched, and the next pixels of the target, without which a core
+would wait for memory first and compute then.
+
+Nothing is copied for padding: lines beyond the picture are not multiplied at all, and for cells beyond the ends of a
+line, which only tiles at these ends see, zeros elsewhere are read.  But a picture that is yet to be multiplied by
+slopes is, line by line, in a ring of as many lines as the filter sees, as one line of the target after the other wants
+them::
 
     ring       line 3 | line 4 | line 2         of lines 2, 3 and 4 line 3 of the target is made;
                                  line 5         line 5 takes the place of line 2
@@ -27,7 +30,7 @@ of the target after the other wants them::
 Where source and target together are more than caches hold, results go past them (`streaming`), a few pixels at a time:
 in the caches they would only take the source's place.
 
-Lines beyond the picture are not multiplied at all.  The gradient by input is the same with the filters turned over.
+The gradient by input is the same with the filters turned over.
 """
 
 import functools
@@ -69,7 +72,7 @@ PLAN = np.dtype(
             "first_line first_column dilation "  # source cells of the filter's first cell for target 0, 0
             "taps b_first b_line_step b_step "  # lines of the filter, and where its cells are, first to last or turned
             "lines bands tasks "  # target lines of a task
-            "ring line_size "  # lines that are kept with zeros around them, and their size
+            "ring "  # lines that are kept times slopes
             "streamed pieces made "  # whether the target goes past the caches; pieces of its lines, and where they are
             "scratch_of_worker work"
         ).split()
@@ -82,7 +85,11 @@ def usable(geometry, dtype):
     g = geometry
     if not g.groups == g.channels == g.out_channels >= lanes(dtype):
         return False
-    return (g.kernel_width, g.dilation_width, g.stride_height, g.stride_width) == (TAPS, 1, 1, 1)
+    if (g.kernel_width, g.dilation_width, g.stride_height, g.stride_width) != (TAPS, 1, 1, 1):
+        return False
+    # Then of a tile's cells only the outermost may lie beyond the line.
+    pad_right = g.out_width - g.pad_left + TAPS - 1 - g.width
+    return max(g.pad_left, pad_right) < TAPS
 
 
 @functools.lru_cache(maxsize=256)
@@ -106,10 +113,9 @@ def _plan(geometry, dtype, backward):
     n["lines"] = -(-target[1] // n["bands"])
     n["tasks"] = g.batch * n["bands"]
     n["ring"] = reach + 1
-    n["line_size"] = (target[2] + TAPS - 1) * g.channels
     # Scratch memory of each worker in cache lines of its own.
     cache_line = LINE_BYTES // dtype.itemsize
-    n["made"] = -(-n["ring"] * n["line_size"] // cache_line) * cache_line
+    n["made"] = -(-n["ring"] * source[2] * g.channels // cache_line) * cache_line
     n["scratch_of_worker"] = n["made"]
     moved = (g.batch * g.channels) * (source[1] * source[2] + target[1] * target[2]) * dtype.itemsize
     n["streamed"] = moved >= PAST_CACHES
@@ -128,66 +134,85 @@ def _tile(pixels):
 
     @intrinsic
     def tile(
-        typing, a, place, line_step, ring_end, ring_size, step, lines, b, b_place, b_line_step, b_step,
-        bias, channel, floor, c, c_place, source, ahead, after,
+        typing, a, place, line_step, before, ring_size, step, lines, column, width,
+        b, b_place, b_line_step, b_step, bias, channel, floor, c, c_place, source, ahead, after,
     ):  # fmt: skip
         """``c[c_place + r step] = bias + sum_{i, k} a[place + i line_step + (r + k) step] b[...]``, vectors all.
 
-        A place of `a` from `ring_end` on is `ring_size` numbers before.  As much as the tile writes is fetched from
-        `source`, from `ahead` on, to be read, and from `c`, from `after` on, to be written.
+        The lines from number `before` on are `ring_size` numbers before.  `place` is that of cell `column` of a line of
+        `width` cells; cells beyond it are zeros.  As much as the tile writes is fetched from `source`, from
+        `ahead` on, to be read, and from `c`, from `after` on, to be written.
         """
         integer = types.intp
         signature = types.void(
-            a, integer, integer, integer, integer, integer, integer, b, integer, integer, integer,
-            bias, integer, a.dtype, c, integer, source, integer, integer,
+            a, *[integer] * 8, b, integer, integer, integer, bias, integer, a.dtype, c, integer,
+            source, integer, integer,
         )  # fmt: skip
 
         def code(context, builder, signature, arguments):
-            arrays = arguments[0], arguments[14], arguments[16]
             (
-                _, place, line_step, ring_end, ring_size, step, lines, _, b_place, b_line_step, b_step,
-                _, channel, floor, _, c_place, _, ahead, after,
+                _, place, line_step, before, ring_size, step, lines, column, width,
+                _, b_place, b_line_step, b_step, _, channel, floor, _, c_place, _, ahead, after,
             ) = arguments  # fmt: skip
             (read_b, _), (read_bias, _), (_, write) = (
-                vectors_of(context, builder, signature.args[index], arguments[index]) for index in (7, 11, 14)
+                vectors_of(context, builder, signature.args[index], arguments[index]) for index in (9, 13, 16)
             )
 
+            number_of = lines.type
+
             def at(first, distance, count):
-                return builder.add(first, builder.mul(distance, ir.Constant(distance.type, count)))
+                return builder.add(first, builder.mul(distance, number_of(count)))
 
             numbers_of = {
-                name: context.make_array(kind)(context, builder, array).data
-                for name, kind, array in zip(("a", "c", "source"), (a, c, source), arrays, strict=True)
+                name: context.make_array(signature.args[index])(context, builder, arguments[index]).data
+                for name, index in (("a", 0), ("c", 16), ("source", 18))
             }
             size = a.dtype.bitwidth // 8
             for number in range(0, pixels * REGISTER_BYTES // size, LINE_BYTES // size):
                 for name, first, writing in (("source", ahead, 0), ("c", after, 1)):
-                    place_of_line = builder.add(first, ir.Constant(first.type, number))
+                    place_of_line = builder.add(first, number_of(number))
                     emit_fetch(builder, builder.gep(numbers_of[name], [place_of_line]), writing)
 
             addend = read_bias(channel)
             vector = addend.type
+            zeros = cgutils.global_constant(builder, "zeros", ir.Constant(vector, None))
             sums = [cgutils.alloca_once_value(builder, ir.Constant(addend.type, None)) for _ in range(pixels)]
             # One pointer goes from pixel to pixel: addresses of all pixels would take more registers than there are.
-            end = builder.gep(numbers_of["a"], [ring_end])
             line = cgutils.alloca_once_value(builder, builder.gep(numbers_of["a"], [place]))
             back = builder.neg(ring_size)
-            with cgutils.for_range(builder, lines, intp=lines.type) as loop:
-                first = builder.load(line)
-                b_first = builder.add(b_place, builder.mul(b_line_step, loop.index))
-                weights = [read_b(at(b_first, b_step, k)) for k in range(TAPS)]
-                pointer = first
-                for pixel in range(pixels + TAPS - 1):
-                    value = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=size)
-                    for k, weight in enumerate(weights):
-                        if 0 <= pixel - k < pixels:
-                            total = sums[pixel - k]
-                            builder.store(multiply_add(builder, value, weight, builder.load(total)), total)
-                    pointer = builder.gep(pointer, [step])
-                following = builder.gep(first, [line_step])
-                beyond = builder.icmp_unsigned(">=", following, end)
-                builder.store(builder.select(beyond, builder.gep(following, [back]), following), line)
-                keep_loop(builder)
+
+            def add_lines(at_end):
+                """The filter's lines, for pixels of which some may see cells beyond the line, or none does."""
+                with cgutils.for_range(builder, lines, intp=lines.type) as loop:
+                    first = builder.load(line)
+                    b_first = builder.add(b_place, builder.mul(b_line_step, loop.index))
+                    weights = [read_b(at(b_first, b_step, k)) for k in range(TAPS)]
+                    pointer = first
+                    for pixel in range(pixels + TAPS - 1):
+                        cell = builder.bitcast(pointer, vector.as_pointer())
+                        if at_end and not TAPS - 1 <= pixel < pixels:
+                            is_inside = builder.icmp_unsigned("<", builder.add(column, number_of(pixel)), width)
+                            cell = builder.select(is_inside, cell, zeros)
+                        value = builder.load(cell, align=size)
+                        for k, weight in enumerate(weights):
+                            if 0 <= pixel - k < pixels:
+                                total = sums[pixel - k]
+                                builder.store(multiply_add(builder, value, weight, builder.load(total)), total)
+                        pointer = builder.gep(pointer, [step])
+                    following = builder.gep(first, [line_step])
+                    is_turn = builder.icmp_signed("==", builder.add(loop.index, number_of(1)), before)
+                    builder.store(builder.select(is_turn, builder.gep(following, [back]), following), line)
+                    keep_loop(builder)
+
+            # A place before the line's first cell is a large unsigned number.
+            last = builder.sub(width, number_of(pixels + TAPS - 1))
+            fits = builder.icmp_signed(">=", last, number_of(0))
+            fits = builder.and_(fits, builder.icmp_unsigned("<=", column, last))
+            with builder.if_else(fits) as (inside, at_end):
+                with inside:
+                    add_lines(at_end=False)
+                with at_end:
+                    add_lines(at_end=True)
             lowest = spread(builder, floor, addend.type.count)
             for pixel, total in enumerate(sums):
                 result = builder.fadd(builder.load(total), addend)
@@ -229,8 +254,7 @@ def _slide_tasks(
     own = worker * plan.scratch_of_worker
     floor = source.dtype.type(0 if activation == RELU else -np.inf)
     reach = plan.ring - 1
-    line_size = plan.target_width * plan.channels
-    inside = plan.first_column >= 0 and plan.first_column + plan.target_width + TAPS - 1 <= plan.width
+    line_size, target_line_size = plan.width * plan.channels, plan.target_width * plan.channels
     made = own + plan.made
     results = scratch if plan.streamed else target
     for task in range(first, last):
@@ -246,35 +270,33 @@ def _slide_tasks(
             taps = min((plan.height - 1 - top) // plan.dilation + 1, plan.taps) - tap
             top += tap * plan.dilation
             weights = plan.b_first + tap * plan.b_line_step
-            into = (picture * plan.target_height + line) * line_size
+            into = (picture * plan.target_height + line) * target_line_size
             bottom = min(line + plan.first_line + reach, plan.height - 1)
-            ahead = ((picture * plan.height + bottom + 1) * plan.width + plan.first_column) * plan.channels
-            if slope != LINEAR or not inside:
+            ahead = (picture * plan.height + bottom + 1) * line_size
+            a, place, before = source, (picture * plan.height + top) * line_size, 0
+            if slope != LINEAR:
                 while copied <= bottom:
-                    _copy_line(source, values, slope, slope_alpha, picture, copied, scratch, own, plan)
+                    start = (picture * plan.height + copied) * line_size
+                    multiply_by_slope(
+                        source, values, start, line_size, slope, slope_alpha,
+                        scratch, own + copied % plan.ring * line_size,
+                    )  # fmt: skip
                     copied += 1
+                slot = top % plan.ring
+                a, place, before = scratch, own + slot * line_size, -((slot - plan.ring) // plan.dilation)
             for piece in range(plan.pieces):
                 first_pixel = piece * plan.target_width // plan.pieces
                 pixels = (piece + 1) * plan.target_width // plan.pieces - first_pixel
                 shift = first_pixel * plan.channels
-                result, after = into + shift, into + shift + line_size
+                # What the next pixels are written to is fetched; further ahead it would leave the cache again.
+                result, after = into + shift, into + shift + WIDE * plan.channels
                 if plan.streamed:
                     # Nothing is fetched for the target then, for these lines are at hand.
                     result, after = made + waiting, made
-                if inside and slope == LINEAR:
-                    place = ((picture * plan.height + top) * plan.width + plan.first_column) * plan.channels
-                    _slide_line(
-                        source, place + shift, plan.dilation * plan.width * plan.channels, source.size, np.intp(0),
-                        taps, filters, weights, bias, floor, results, result, pixels,
-                        source, ahead + shift, after, plan,
-                    )  # fmt: skip
-                else:
-                    place, ring_size = own + top % plan.ring * plan.line_size, plan.ring * plan.line_size
-                    _slide_line(
-                        scratch, place + shift, plan.dilation * plan.line_size, own + ring_size, ring_size,
-                        taps, filters, weights, bias, floor, results, result, pixels,
-                        source, ahead + shift, after, plan,
-                    )  # fmt: skip
+                _slide_line(
+                    a, place, before, first_pixel + plan.first_column, taps, filters, weights, bias, floor,
+                    results, result, pixels, source, ahead, after, plan,
+                )  # fmt: skip
                 count = pixels * plan.channels
                 if activation > RELU:
                     finish(results, result, result + count, activation, alpha)
@@ -287,32 +309,18 @@ def _slide_tasks(
 
 
 @njit(**INNER)
-def _copy_line(source, values, slope, alpha, picture, line, scratch, own, plan):
-    """A line of the source, times the slopes of an activation, into its place of the ring, with zeros around it."""
-    channels = plan.channels
-    cells = plan.target_width + TAPS - 1
-    left = min(max(-plan.first_column, 0), cells)
-    column = max(plan.first_column, 0)
-    count = max(min(plan.width - column, cells - left), 0)
-    place = own + line % plan.ring * plan.line_size
-    for number in range(left * channels):
-        scratch[np.uintp(place + number)] = 0
-    place += left * channels
-    start = ((picture * plan.height + line) * plan.width + column) * channels
-    multiply_by_slope(source, values, start, count * channels, slope, alpha, scratch, place)
-    place += count * channels
-    for number in range((cells - left - count) * channels):
-        scratch[np.uintp(place + number)] = 0
-
-
-@njit(**INNER)
 def _slide_line(
-    a, place, line_step, ring_end, ring_size, taps, b, b_place, bias, floor, c, c_place, pixels,
-    source, ahead, after, plan,
-):  # fmt: skip
-    """Pixels of a line of the target; meanwhile `source` is fetched from `ahead` on, and C from `after` on."""
+    a, place, before, column, taps, b, b_place, bias, floor, c, c_place, pixels, source, ahead, after, plan
+):
+    """Pixels of a line of the target; meanwhile `source` is fetched from `ahead` on, and C from `after` on.
+
+    The filter's first cell for the first pixel is cell `column` of the line at `place`.
+    """
     lanes, step = lanes_of(a), plan.channels
+    line_size = plan.width * step
+    line_step, ring_size = plan.dilation * line_size, plan.ring * line_size
     b_line_step, b_step = plan.b_line_step, plan.b_step
+    ahead += column * step
     done = 0
     while done < pixels:
         count = 1
@@ -320,23 +328,27 @@ def _slide_line(
             count = WIDE if pixels >= WIDE and pixels - done > NARROW else NARROW
         pixel = min(done, pixels - count)
         done = pixel + count
-        first, into = place + pixel * step, c_place + pixel * step
+        cell, into = column + pixel, c_place + pixel * step
+        first = place + cell * step
         for vector in range((step + lanes - 1) // lanes):
             channel = min(vector * lanes, step - lanes)
             if count == WIDE:
                 _wide_tile(
-                    a, first + channel, line_step, ring_end, ring_size, step, taps, b, b_place + channel,
-                    b_line_step, b_step, bias, channel, floor, c, into + channel, source, ahead, after,
+                    a, first + channel, line_step, before, ring_size, step, taps, cell, plan.width,
+                    b, b_place + channel, b_line_step, b_step, bias, channel, floor, c, into + channel,
+                    source, ahead, after,
                 )  # fmt: skip
             elif count == NARROW:
                 _narrow_tile(
-                    a, first + channel, line_step, ring_end, ring_size, step, taps, b, b_place + channel,
-                    b_line_step, b_step, bias, channel, floor, c, into + channel, source, ahead, after,
+                    a, first + channel, line_step, before, ring_size, step, taps, cell, plan.width,
+                    b, b_place + channel, b_line_step, b_step, bias, channel, floor, c, into + channel,
+                    source, ahead, after,
                 )  # fmt: skip
             else:
                 _single_tile(
-                    a, first + channel, line_step, ring_end, ring_size, step, taps, b, b_place + channel,
-                    b_line_step, b_step, bias, channel, floor, c, into + channel, source, ahead, after,
+                    a, first + channel, line_step, before, ring_size, step, taps, cell, plan.width,
+                    b, b_place + channel, b_line_step, b_step, bias, channel, floor, c, into + channel,
+                    source, ahead, after,
                 )  # fmt: skip
             ahead += count * lanes
             after += count * lanes
