@@ -294,7 +294,7 @@ class Refusing(Gpu):
 
     def kernel(self, function, types, bounds=None):
         name = function.__name__
-        if not name.startswith("direct") and name not in ("max_pool2d_kernel", "_sum_chunks"):
+        if not name.startswith("direct") and name not in ("max_pool2d_kernel", "sum_chunks"):
             raise NvvmError(f"{name} does not compile")
         return super().kernel(function, types, bounds)
 

@@ -174,6 +174,8 @@ def calls(name):
     if name == "correlate2d_gradient_input":
         # More outputs than weights.
         cases.append(({"geometry": correlation_geometry((2, 6, 5, 9), 1, 5), "activation": formulas.RELU}, ()))
+        # Four weights for each thread, and some more.
+        cases.append(({"geometry": correlation_geometry((1, 5, 6, 4), 5, 8), "activation": formulas.LINEAR}, ()))
         # Infinities beside pixels that have fewer cells, or none.
         cases.extend((case, (np.inf,) * 8) for case in NARROW_STRIDES[:2])
     special = {**CASES[name][0], **(UNPADDED if name.startswith("correlate2d") and "gradient" in name else {})}
