@@ -18,14 +18,14 @@ import cupy
 import numpy as np
 import torch
 from gpuconv.kernels import cuda, precision
-from gpuconv.kernels.cuda import toolkit
+from gpuconv.kernels.cuda import tiles, toolkit
 from gpuconv.kernels.formulas import LINEAR
 from gpuconv.kernels.geometry import correlation_geometry
 from torch import nn
 
 import gpuconv
 
-from . import cases, gpu_report, gpu_works
+from . import cases, gpu_report, gpu_tiles, gpu_works
 from .workers import gpuconv as own_worker
 from .workers import inputs
 from .workers import torch as torch_worker
@@ -39,6 +39,10 @@ NETWORKS = (("digits", 100, 100), ("cifar10", 32, 60), ("cifar10", 128, 30))
 UPDATED = {"adam": 3}
 # Of one call of `fit`, which copies the pictures to the GPU first.
 EPOCHS = 8
+# Lists of register tiles, and whether three products on tensor cores are made of them.
+FORWARD_TILES = (("REGISTER_TILES", False), ("THREE_PRODUCT_TILES", True))
+FILTER_TILES = (("FILTER_COPIED_TILES", False), ("FILTER_FRAGMENT_TILES", True))
+FEW_CHANNELS_TILES = (("FILTER_SCALAR_TILES", False),)
 
 
 def main(arguments=None):
@@ -52,7 +56,7 @@ def main(arguments=None):
     arguments = parser.parse_args(arguments)
     torch.backends.cudnn.benchmark = True
     if arguments.compile_only:
-        compile_part(*arguments.compile_only)
+        compile_part(*arguments.compile_only, arguments.only)
         return
     results = {"machine": machine(), "rows": []}
 
@@ -222,6 +226,39 @@ def correlation(add, wanted):
                 )  # fmt: skip
 
 
+def register_tiles(add, wanted):
+    """Correlations in the tile that `tiles` chooses, and in every other, with and without three products for one."""
+    for case in filter(lambda case: wanted(case["work"]), correlation_cases()):
+        call = None
+        for name, choices, three_products in tile_choices(case):
+            products = "three products" if three_products else "multipliers"
+            with gpu_tiles.choosing(name, choices, three_products):
+                call = call or own_correlation(case)
+                attempt(
+                    add, case["work"], "gpuconv", lambda: own_seconds(call),  # noqa: B023
+                    products=products, variant=gpu_tiles.size_of(*choices), flops=case["flops"],
+                )  # fmt: skip
+
+
+def tile_choices(case):
+    """What a correlation may be computed in: arguments of `gpu_tiles.choosing`.
+
+    First all tiles of a list, then one at a time.
+    """
+    by_filters, few = case["operation"] == "gradient_filters", case["shape"][-1] < 4
+    if case["groups"] > 1 or (few and not by_filters):
+        return
+    lists = FILTER_TILES if by_filters else FORWARD_TILES
+    for name, three_products in FEW_CHANNELS_TILES if few else lists:
+        everything = getattr(tiles, name)
+        yield name, everything, three_products
+        # The largest is not for gradients by input with strides.
+        phased = case["operation"] == "gradient_input" and case["stride"] > 1
+        for tile in everything:
+            if not (phased and tile.threads == 256):
+                yield name, (tile,), three_products
+
+
 def operations(add, wanted):
     """What `gpu_works` lists besides correlations, by the bytes of its arrays."""
     for work in gpu_works.works():
@@ -336,7 +373,7 @@ def torch_network(case, layout):
     return train, graphed, predict
 
 
-def compile_part(part, parts):
+def compile_part(part, parts, sections):
     """Call every kernel that the benchmark times once, as one of so many processes that share the work."""
     calls = [lambda case=case: own_correlation(case)() for case in correlation_cases()]
     calls += [
@@ -348,12 +385,26 @@ def compile_part(part, parts):
         lambda network=network, batch=batch: gpuconv.warmup(own_worker.create_network(network, "cuda"), batch)
         for network, batch, _ in NETWORKS
     ]
+    if "tiles" in sections:
+        every = dict.fromkeys(choice for case in correlation_cases() for choice in tile_choices(case))
+        calls += [lambda choice=choice: compile_tile(choice) for choice in every]
     for call in calls[part::parts]:
         call()
     cuda.synchronize()
 
 
-SECTIONS = {"limits": limits, "correlation": correlation, "operations": operations, "training": training}
+def compile_tile(choice):
+    """Call every correlation that may be computed in it."""
+    with gpu_tiles.choosing(*choice):
+        for case in correlation_cases():
+            if choice in tile_choices(case):
+                own_correlation(case)()
+
+
+SECTIONS = {
+    "limits": limits, "correlation": correlation, "operations": operations, "training": training,
+    "tiles": register_tiles,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

@@ -36,6 +36,7 @@ def markdown(results):
     groups = {}
     for row in results["rows"]:
         groups.setdefault((row["section"], row["precision"]), []).append(row)
+    tiles = groups.pop(("tiles", "float32"), [])
     for (section, precision), rows in groups.items():
         lines += [f"## {section}, {precision}", "", "| work | gpuconv | PyTorch | times as fast | |"]
         lines += ["|---|---:|---:|---:|---:|"]
@@ -45,11 +46,36 @@ def markdown(results):
             variant = f" ({peer['variant']})" if peer and "variant" in peer else ""
             lines.append(f"| {work} | {time(own)} | {time(peer)}{variant} | {ratio} | {rate(own or peer)} |")
         lines.append("")
+    if tiles:
+        lines += ["## register tiles, float32", "", *tile_table(tiles), ""]
     failed = [row for row in results["rows"] if "error" in row]
     if failed:
         lines += ["## Not measured", ""]
         lines += [f"- {row['work']}, {row['library']}: {row['error']}" for row in failed] + [""]
     return "\n".join(lines)
+
+
+def tile_table(rows):
+    """For each correlation the times of the tile that is chosen, and of the fastest.
+
+    Examples
+    --------
+    >>> row = {"work": "3x3, forward", "products": "multipliers"}
+    >>> rows = [{**row, "variant": "chosen", "seconds": 5e-6}, {**row, "variant": "64x64x16 by 128", "seconds": 4e-6}]
+    >>> print("\\n".join(tile_table(rows)))
+    | work | by | chosen tile | fastest tile | times as fast |
+    |---|---|---:|---:|---:|
+    | 3x3, forward | multipliers | 5.0 us | 4.0 us (64x64x16 by 128) | 1.25 |
+    """
+    lines = ["| work | by | chosen tile | fastest tile | times as fast |", "|---|---|---:|---:|---:|"]
+    for work, products in dict.fromkeys((row["work"], row["products"]) for row in rows):
+        measured = [row for row in rows if (row["work"], row["products"]) == (work, products) and row["seconds"]]
+        chosen = next((row for row in measured if row["variant"] == "chosen"), None)
+        if chosen:
+            best = min(measured, key=lambda row: row["seconds"])
+            ratio = chosen["seconds"] / best["seconds"]
+            lines.append(f"| {work} | {products} | {time(chosen)} | {time(best)} ({best['variant']}) | {ratio:.2f} |")
+    return lines
 
 
 def fastest(rows, work, library):

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import pytest
 from gpuconv.kernels import precision
-from gpuconv.kernels.cuda import correlate_filters, tiles
-from gpuconv.kernels.cuda.product import THREE_PRODUCTS_PAY
+from gpuconv.kernels.cuda import correlate_filters, product, tiles
 from gpuconv.kernels.geometry import Geometry, correlation_geometry
 
 from . import gpu_works
@@ -57,8 +56,7 @@ class Tile(NamedTuple):
     @property
     def name(self):
         """Of its work."""
-        size = f"{self.tile.rows}x{self.tile.columns}x{self.tile.depth}"
-        return f"{self.family.name}, {size} by {self.tile.threads} threads"
+        return f"{self.family.name}, {size_of(self.tile)} threads"
 
     @property
     def aim(self):
@@ -80,7 +78,7 @@ def _stages(capability):
 
 
 def _in_three_products(capability):
-    return capability in THREE_PRODUCTS_PAY
+    return capability in product.THREE_PRODUCTS_PAY
 
 
 # Sums of few terms are not worth three products on tensor cores.
@@ -116,18 +114,34 @@ def all_tiles(capability):
     ]  # fmt: skip
 
 
+def size_of(tile, *others):
+    """A tile in words, or that there is a choice."""
+    return "chosen" if others else f"{tile.rows}x{tile.columns}x{tile.depth} by {tile.threads}"
+
+
 @contextlib.contextmanager
 def only(tile):
     """Make a `Tile` the only choice, and yield the work that it is chosen for."""
     family, before = tile.family, precision.get_precision()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, family.choices, (tile.tile,))
-        correlate_filters._plan.cache_clear()
+    with choosing(family.choices, (tile.tile,)):
         precision.set_precision(family.precision)
         try:
             yield family.work(tile.name, family.geometry)
         finally:
             precision.set_precision(before)
+
+
+@contextlib.contextmanager
+def choosing(name, choices, three_products=True):
+    """Let the list of tiles of a name have these choices, and three products take the place of one where they pay."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, name, choices)
+        if not three_products:
+            patch.setattr(product, "THREE_PRODUCTS_PAY", ())
+        correlate_filters._plan.cache_clear()
+        try:
+            yield
+        finally:
             correlate_filters._plan.cache_clear()
 
 

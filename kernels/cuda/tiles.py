@@ -132,7 +132,11 @@ else:
     # For channels that are fetched one by one: more threads to a tile, each with fewer of its addresses to keep.  With
     # 128 x 32, a thread fetches for 16 pixels, whose places are found in a loop and kept in local memory until it has
     # fetched a strip; two loops of 8, which the compiler unrolls, would make the kernel three to five times as long.
-    SCALAR_TILES = (RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3), RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3))
+    SCALAR_TILES = (
+        RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3),
+        RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3),
+        RegisterTile(32, 32, 16, 3, 2, 4, 8, 4, 6),
+    )
     # For tensor cores, by warps of 64 x 32 and of 64 x 64 sums; of 32 x 32 where a larger tile would have few warps.
     # A warp of 64 x 32 has so little to multiply that deep strips pay, of which fewer begin.
     # Three products: three warps for each of the four schedulers, of which one loads while others multiply.  The last
@@ -169,6 +173,7 @@ else:
         FILTER_TILES[0],
         FILTER_TILES[2]._replace(blocks=4),
         RegisterTile(32, 32, 16, 2, 4, 8, 8, 4, 12),
+        RegisterTile(32, 32, 16, 2, 4, 4, 8, 4, 8),
     )
     # For tensor cores, by warps of 64 x 32 sums; of 32 x 32 where there are few blocks.
     FILTER_FRAGMENT_TILES = (
@@ -371,8 +376,9 @@ def filter_tile(choices, entries, filters, layers, multiprocessors):
     def cost(tile):
         row_blocks, column_blocks = product_blocks(tile, entries, filters)
         own = max(1, row_blocks * column_blocks * layers / multiprocessors)
+        reads = 1 / tile.thread_rows + 1 / tile.thread_columns
         # A number that is fetched costs as much as about 8 multiply-adds.
-        size = tile.rows * tile.columns + 8 * (tile.rows + tile.columns)
+        size = tile.rows * tile.columns * (1 + reads) + 8 * (tile.rows + tile.columns)
         return own * size / min(1, own * tile.threads / 256)
 
     return min(choices, key=cost)
