@@ -9,8 +9,8 @@ channels, without any test.  Arrays are flat there, and places in them unsigned:
 mean to Numba the distance from the end, and keep the compiler from using vectors.
 
 These loops do little to each number, so that memory bounds them.  While the maxima of a row of windows are found, what
-the next row reads is asked for.  The gradient of an average is all writing: where it and dy are more than caches hold,
-it goes past them (`streaming`).
+the next row reads is asked for.  The gradients are all writing, a row of cells at a time: where they and dy are more
+than caches hold, they go past them (`streaming`).
 """
 
 import numpy as np
@@ -243,7 +243,7 @@ def _max_rows(first, last, worker, x, window, y, winner, step):
 def max_pool2d_gradient(dy, winner, geometry, dx):
     """dx[cell] = sum of dy over the windows whose winner is the cell."""
     if _is_plain(geometry):
-        return _gradient_2x2, (dy, winner, dx, _is_streamed(geometry, dy, dx))
+        return _gradient_2x2, (dy, winner.reshape(-1), dx, _is_streamed(geometry, dy, dx))
     return _max_pool2d_gradient, (dy, winner, _window(geometry), dx)
 
 
@@ -446,52 +446,60 @@ def _gradient_2x2(dy, winner, dx, streamed):
     share(_gradient_rows_2x2, (dy, winner, dx, step, streamed), (rows + step - 1) // step, dx.size * MOVE)
 
 
-def _give_to_two(whole):
-    @intrinsic
-    def give_to_two(typing, dy, winner, out, number, cells, left, right):
-        """Gradients of two cells side by side, which are the window's cells `number` and `number + 1`.
+@intrinsic
+def _give_to_winner(typing, dy, winner, out, number, cells, left, right):
+    """A vector of channels of `_give_to_two`, of a maximum."""
 
-        The one that won gets dy, the other zero; where `winner` is None, both get a quarter of dy.
-        """
+    def code(context, builder, signature, arguments):
+        _, _, out, number, _, left, right = arguments
+        read, _ = vectors_of(context, builder, dy, arguments[0])
+        read_number, _ = vectors_of(context, builder, winner, arguments[1], like=dy)
+        _, write = vectors_of(context, builder, cells, arguments[4])
+        gradient, winners = read(out), read_number(out)
+        for place, here in ((left, number), (right, builder.add(number, number.type(1)))):
+            wins = builder.icmp_unsigned("==", winners, spread(builder, here, winners.type.count))
+            write(builder.select(wins, gradient, constant(gradient.type, 0.0)), place)
+        return context.get_dummy_value()
 
-        def code(context, builder, signature, arguments):
-            _, _, out, number, _, *places = arguments
-            parts = 1 if whole else REGISTER_BYTES // (dy.dtype.bitwidth // 8)
-            read, _ = vectors_of(context, builder, dy, arguments[0], parts=parts)
-            _, write = vectors_of(context, builder, cells, arguments[4], parts=parts)
-            given = read(out)
-            if winner is types.none:
-                both = [builder.fmul(given, constant(given.type, 0.25))] * 2
-            else:
-                read_number, _ = vectors_of(context, builder, winner, arguments[1], like=dy, parts=parts)
-                winners, number = read_number(out), builder.trunc(number, context.get_value_type(winner.dtype))
-                numbers = number, builder.add(number, number.type(1))
-                wins = [builder.icmp_unsigned("==", winners, spread(builder, n, winners.type.count)) for n in numbers]
-                both = [builder.select(which, given, constant(given.type, 0.0)) for which in wins]
-            for gradient, place in zip(both, places, strict=True):
-                write(gradient, place)
-            return context.get_dummy_value()
-
-        place = types.intp
-        return types.void(dy, winner, place, place, cells, place, place), code
-
-    return give_to_two
+    place = types.intp
+    return types.void(dy, winner, place, winner.dtype, cells, place, place), code
 
 
-# A vector of channels, and a single channel.
-_give_vector, _give_number = _give_to_two(True), _give_to_two(False)
+@njit(**INNER)
+def _give_to_two(dy, winner, out, channels, number, cells, left):
+    """Gradients of two cells side by side, which are the window's cells `number` and `number + 1`.
+
+    The one that won gets dy, the other zero; where `winner` is None, both get a quarter of dy.
+    """
+    lanes, zero, quarter = lanes_of(cells), cells.dtype.type(0), cells.dtype.type(0.25)
+    if winner is not None and channels >= lanes:
+        right = left + channels
+        for c in range(0, channels - lanes + 1, lanes):
+            _give_to_winner(dy, winner, out + c, number, cells, left + c, right + c)
+        if channels % lanes:  # the last vector overlaps the one before
+            rest = channels - lanes
+            _give_to_winner(dy, winner, out + rest, number, cells, left + rest, right + rest)
+        return
+    some, given, cell = np.uintp(channels), np.uintp(out), np.uintp(left)
+    for c in range(some):
+        if winner is None:
+            cells[cell + c] = cells[cell + some + c] = dy[given + c] * quarter
+        else:
+            cells[cell + c] = select(winner[given + c] == number, dy[given + c], zero)
+            cells[cell + some + c] = select(winner[given + c] == number + np.uint8(1), dy[given + c], zero)
 
 
 @njit(**INNER)
 def _gradient_rows_2x2(first, last, worker, dy, winner, dx, step, streamed):
     out_height, out_width, channels = dy.shape[1:]
     batch, height, width, _ = dx.shape
-    cells, lanes = flat(dx), lanes_of(dx)
+    cells, given = flat(dx), flat(dy)
     piece, waiting = local_array(PIECE_ROOM, dx), 0
     some = PIECE // (2 * channels) if streamed else width
     end = min(last * step, batch * height)
     for row in range(first * step, end):
         picture, u = divmod(row, height)
+        number = np.uint8(u % 2 * 2)
         # What no window covers, at the right and below, is zero.
         covered = 2 * out_width if u < 2 * out_height else 0
         start = 0
@@ -501,17 +509,8 @@ def _gradient_rows_2x2(first, last, worker, dy, winner, dx, step, streamed):
             place = (row * width + start) * channels
             out = ((picture * out_height + u // 2) * out_width + start // 2) * channels
             target, into = (piece, waiting) if streamed else (cells, place)
-            for cell in range(into, into + 2 * windows * channels, 2 * channels):
-                if channels >= lanes:
-                    for c in range(0, channels, lanes):
-                        shift = min(c, channels - lanes)
-                        left = cell + shift
-                        _give_vector(dy, winner, out + shift, u % 2 * 2, target, left, left + channels)
-                else:
-                    for c in range(channels):
-                        left = cell + c
-                        _give_number(dy, winner, out + c, u % 2 * 2, target, left, left + channels)
-                out += channels
+            for j in range(windows):
+                _give_to_two(given, winner, out + j * channels, channels, number, target, into + 2 * j * channels)
             for c in range(np.uintp(into + 2 * windows * channels), np.uintp(into + count)):
                 target[c] = 0
             if streamed:
