@@ -9,8 +9,8 @@ channels, without any test.  Arrays are flat there, and places in them unsigned:
 mean to Numba the distance from the end, and keep the compiler from using vectors.
 
 These loops do little to each number, so that memory bounds them.  While the maxima of a row of windows are found, what
-the next row reads is asked for.  The gradient of an average is all writing: where it and dy are more than caches hold,
-it goes past them (`streaming`).
+the next row reads is asked for.  The gradients are all writing, a row of cells at a time: where they and dy are more
+than caches hold, they go past them (`streaming`).
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .blocks import BLOCK, MOVE
-from .builders import constant
+from .builders import constant, spread
 from .compiling import INNER, KERNEL
 from .elementary import select
 from .fetching import fetch
@@ -29,7 +29,7 @@ from .processor import REGISTER_BYTES
 from .streaming import PAST_CACHES, finish_streaming, stream
 from .threads import share
 from .vectors import lanes_of, vectors_of
-from .views import part
+from .views import flat
 from .workspace import LINE_BYTES
 
 # Channels that are summed up at a time.
@@ -140,27 +140,6 @@ def _largest_of_four(typing, cells, corner, right, below, tops, places, out):
     return types.void(cells, place, place, place, tops, places, place), code
 
 
-@intrinsic
-def _give_to_winner(typing, given, places, out, cells, corner, right, below):
-    """A vector of channels of one window: the gradient to the cell that won, zeros to the other three."""
-
-    def code(context, builder, signature, arguments):
-        _, _, out, _, corner, right, below = arguments
-        read_given, _ = vectors_of(context, builder, signature.args[0], arguments[0])
-        read_place, _ = vectors_of(context, builder, signature.args[1], arguments[1], like=signature.args[0])
-        _, write = vectors_of(context, builder, signature.args[3], arguments[3])
-        gradient, winner = read_given(out), read_place(out)
-        zero = ir.Constant(gradient.type, [0.0] * gradient.type.count)
-        lower = builder.add(corner, below)
-        for number, cell in enumerate((corner, builder.add(corner, right), lower, builder.add(lower, right))):
-            wins = builder.icmp_unsigned("==", winner, ir.Constant(winner.type, [number] * winner.type.count))
-            write(builder.select(wins, gradient, zero), cell)
-        return context.get_dummy_value()
-
-    place = types.intp
-    return types.void(given, places, place, cells, place, place, place), code
-
-
 @njit(**INNER)
 def _largest_of_window(cells, corner, right, below, channels, tops, places, out):
     """All channels of one window of two by two cells, at least a vector of them."""
@@ -264,15 +243,8 @@ def _max_rows(first, last, worker, x, window, y, winner, step):
 def max_pool2d_gradient(dy, winner, geometry, dx):
     """dx[cell] = sum of dy over the windows whose winner is the cell."""
     if _is_plain(geometry):
-        return _max_pool2d_gradient_2x2, (dy, winner, dx)
+        return _gradient_2x2, (dy, winner.reshape(-1), dx, _is_streamed(geometry, dy, dx))
     return _max_pool2d_gradient, (dy, winner, _window(geometry), dx)
-
-
-@njit(**KERNEL)
-def _max_pool2d_gradient_2x2(dy, winner, dx):
-    rows = dy.shape[0] * dy.shape[1]
-    step = rows_of_task(dx[0, 0].size * 2, rows)
-    share(_max_gradient_rows_2x2, (dy, winner, dx, step), (rows + step - 1) // step, dx.size * MOVE)
 
 
 @njit(**KERNEL)
@@ -280,33 +252,6 @@ def _max_pool2d_gradient(dy, winner, window, dx):
     rows = dx.shape[0] * dx.shape[1]
     step = rows_of_task(dx[0, 0].size, rows)
     share(_max_gradient_rows, (dy, winner, window, dx, step), (rows + step - 1) // step, dx.size * MOVE)
-
-
-@njit(**INNER)
-def _max_gradient_rows_2x2(first, last, worker, dy, winner, dx, step):
-    lanes = REGISTER_BYTES // dx.itemsize
-    batch, out_height, out_width, channels = dy.shape
-    height, width = dx.shape[1], dx.shape[2]
-    cells, given, places = dx.reshape(-1), dy.reshape(-1), winner.reshape(-1)
-    zero = dx.dtype.type(0)
-    below = width * channels
-    for row in range(first * step, min(last * step, batch * out_height)):
-        picture, i = divmod(row, out_height)
-        for j in range(out_width):
-            corner = ((picture * height + 2 * i) * width + 2 * j) * channels
-            out = (row * out_width + j) * channels
-            if channels >= lanes:
-                for c in range(0, channels, lanes):
-                    shift = min(c, channels - lanes)
-                    _give_to_winner(given, places, out + shift, cells, corner + shift, channels, below)
-                continue
-            for c in range(channels):
-                for cell in range(4):
-                    place = corner + c + cell % 2 * channels + cell // 2 * below
-                    cells[place] = given[out + c] if places[out + c] == cell else zero
-        # What no window covers, at the right and below.
-        for u in range(2 * i, height if i == out_height - 1 else 2 * i + 2):
-            dx[picture, u, 2 * out_width if u < 2 * out_height else 0 :] = zero
 
 
 @njit(**INNER)
@@ -450,17 +395,8 @@ def _average_rows(first, last, worker, x, window, y, step):
 def average_pool2d_gradient(dy, geometry, dx):
     """dx[cell] = sum over the windows that hold the cell of dy / (real cells of the window)."""
     if _is_plain(geometry):
-        # A piece must have room for the two cells of a window's row.
-        streamed = dx.nbytes + dy.nbytes >= PAST_CACHES and 2 * geometry.channels <= PIECE
-        return _average_pool2d_gradient_2x2, (dy, dx, streamed)
+        return _gradient_2x2, (dy, None, dx, _is_streamed(geometry, dy, dx))
     return _average_pool2d_gradient, (dy, _window(geometry), dx)
-
-
-@njit(**KERNEL)
-def _average_pool2d_gradient_2x2(dy, dx, streamed):
-    rows = dx.shape[0] * dx.shape[1]
-    step = rows_of_task(dx[0, 0].size, rows) * (STREAMED_ROWS if streamed else 1)
-    share(_average_gradient_rows_2x2, (dy, dx, step, streamed), (rows + step - 1) // step, dx.size * MOVE)
 
 
 @njit(**KERNEL)
@@ -468,41 +404,6 @@ def _average_pool2d_gradient(dy, window, dx):
     rows = dx.shape[0] * dx.shape[1]
     step = rows_of_task(dx[0, 0].size, rows)
     share(_average_gradient_rows, (dy, window, dx, step), (rows + step - 1) // step, dx.size * MOVE)
-
-
-@njit(**INNER)
-def _average_gradient_rows_2x2(first, last, worker, dy, dx, step, streamed):
-    out_height, out_width, channels = dy.shape[1:]
-    batch, height, width, _ = dx.shape
-    cells, given = dx.reshape(-1), dy.reshape(-1)
-    right, quarter = np.uintp(channels), dx.dtype.type(0.25)
-    piece, waiting = local_array(PIECE_ROOM, dx), 0
-    some = PIECE // (2 * channels) if streamed else width
-    end = min(last * step, batch * height)
-    for row in range(first * step, end):
-        picture, u = divmod(row, height)
-        # What no window covers, at the right and below, is zero.
-        covered = 2 * out_width if u < 2 * out_height else 0
-        start = 0
-        while start < width:  # the length of a range would be a division for every row
-            stop = min(start + 2 * some, width)
-            windows, count = max(min(stop, covered) - start, 0) // 2, (stop - start) * channels
-            place = (row * width + start) * channels
-            out = ((picture * out_height + u // 2) * out_width + start // 2) * channels
-            target = part(piece, waiting, count) if streamed else part(cells, place, count)
-            for j in range(windows):
-                cell, gradient = np.uintp(2 * j * channels), np.uintp(out + j * channels)
-                for c in range(np.uintp(channels)):
-                    value = given[gradient + c] * quarter
-                    target[cell + c] = value
-                    target[cell + right + c] = value
-            for c in range(np.uintp(2 * windows * channels), np.uintp(count)):
-                target[c] = 0
-            if streamed:
-                waiting = stream(piece, waiting + count, cells, place - waiting, row + 1 == end and stop == width)
-            start = stop
-    if streamed:
-        finish_streaming()
 
 
 @njit(**INNER)
@@ -527,3 +428,93 @@ def _average_gradient_rows(first, last, worker, dy, window, dx, step):
                     out = np.uintp(((picture * out_height + i) * out_width + j) * channels)
                     for c in range(np.uintp(channels)):
                         cells[cell + c] += given[out + c] * factor
+
+
+# ------------------------------------------------------------------ gradients of windows of two by two cells
+
+
+def _is_streamed(geometry, dy, dx):
+    """Whether the gradient goes past the caches; a piece must have room for two cells."""
+    return dx.nbytes + dy.nbytes >= PAST_CACHES and 2 * geometry.channels <= PIECE
+
+
+@njit(**KERNEL)
+def _gradient_2x2(dy, winner, dx, streamed):
+    """The gradient of a maximum; or of an average, whose `winner` is None."""
+    rows = dx.shape[0] * dx.shape[1]
+    step = rows_of_task(dx[0, 0].size, rows) * (STREAMED_ROWS if streamed else 1)
+    share(_gradient_rows_2x2, (dy, winner, dx, step, streamed), (rows + step - 1) // step, dx.size * MOVE)
+
+
+@intrinsic
+def _give_to_winner(typing, dy, winner, out, number, cells, left, right):
+    """A vector of channels of `_give_to_two`, of a maximum."""
+
+    def code(context, builder, signature, arguments):
+        _, _, out, number, _, left, right = arguments
+        read, _ = vectors_of(context, builder, dy, arguments[0])
+        read_number, _ = vectors_of(context, builder, winner, arguments[1], like=dy)
+        _, write = vectors_of(context, builder, cells, arguments[4])
+        gradient, winners = read(out), read_number(out)
+        for place, here in ((left, number), (right, builder.add(number, number.type(1)))):
+            wins = builder.icmp_unsigned("==", winners, spread(builder, here, winners.type.count))
+            write(builder.select(wins, gradient, constant(gradient.type, 0.0)), place)
+        return context.get_dummy_value()
+
+    place = types.intp
+    return types.void(dy, winner, place, winner.dtype, cells, place, place), code
+
+
+@njit(**INNER)
+def _give_to_two(dy, winner, out, channels, number, cells, left):
+    """Gradients of two cells side by side, which are the window's cells `number` and `number + 1`.
+
+    The one that won gets dy, the other zero; where `winner` is None, both get a quarter of dy.
+    """
+    lanes, zero, quarter = lanes_of(cells), cells.dtype.type(0), cells.dtype.type(0.25)
+    if winner is not None and channels >= lanes:
+        right = left + channels
+        for c in range(0, channels - lanes + 1, lanes):
+            _give_to_winner(dy, winner, out + c, number, cells, left + c, right + c)
+        if channels % lanes:  # the last vector overlaps the one before
+            rest = channels - lanes
+            _give_to_winner(dy, winner, out + rest, number, cells, left + rest, right + rest)
+        return
+    some, given, cell = np.uintp(channels), np.uintp(out), np.uintp(left)
+    for c in range(some):
+        if winner is None:
+            cells[cell + c] = cells[cell + some + c] = dy[given + c] * quarter
+        else:
+            cells[cell + c] = select(winner[given + c] == number, dy[given + c], zero)
+            cells[cell + some + c] = select(winner[given + c] == number + np.uint8(1), dy[given + c], zero)
+
+
+@njit(**INNER)
+def _gradient_rows_2x2(first, last, worker, dy, winner, dx, step, streamed):
+    out_height, out_width, channels = dy.shape[1:]
+    batch, height, width, _ = dx.shape
+    cells, given = flat(dx), flat(dy)
+    piece, waiting = local_array(PIECE_ROOM, dx), 0
+    some = PIECE // (2 * channels) if streamed else width
+    end = min(last * step, batch * height)
+    for row in range(first * step, end):
+        picture, u = divmod(row, height)
+        number = np.uint8(u % 2 * 2)
+        # What no window covers, at the right and below, is zero.
+        covered = 2 * out_width if u < 2 * out_height else 0
+        start = 0
+        while start < width:  # the length of a range would be a division for every row
+            stop = min(start + 2 * some, width)
+            windows, count = max(min(stop, covered) - start, 0) // 2, (stop - start) * channels
+            place = (row * width + start) * channels
+            out = ((picture * out_height + u // 2) * out_width + start // 2) * channels
+            target, into = (piece, waiting) if streamed else (cells, place)
+            for j in range(windows):
+                _give_to_two(given, winner, out + j * channels, channels, number, target, into + 2 * j * channels)
+            for c in range(np.uintp(into + 2 * windows * channels), np.uintp(into + count)):
+                target[c] = 0
+            if streamed:
+                waiting = stream(piece, waiting + count, cells, place - waiting, row + 1 == end and stop == width)
+            start = stop
+    if streamed:
+        finish_streaming()
