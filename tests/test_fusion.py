@@ -238,7 +238,7 @@ def test_pictures_as_lanes(shape, filters, dtype):
 # Fewer channels than a vector has lanes; turns of as many windows, of which the last overlaps the one before.
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", POOLED)
-@pytest.mark.parametrize(("shape", "fewer"), [((16, 8, 8, 1), 2), ((19, 16, 16, 1), 1), ((33, 9, 11, 1), 1)])
+@pytest.mark.parametrize(("shape", "fewer"), [((16, 12, 10, 1), 2), ((19, 16, 16, 1), 1), ((33, 9, 11, 1), 1)])
 def test_fewer_channels_than_lanes(shape, fewer, name, dtype):
     geometry = correlation_geometry(shape, 3, lanes(dtype) - fewer)
     part = pooled_part(geometry, pooling_geometry(geometry.output_shape, 2))

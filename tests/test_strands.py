@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cpu
-from gpuconv.kernels.cpu import strands
+from gpuconv.kernels.cpu import parts, strands
 from gpuconv.kernels.formulas import LINEAR, RELU, TANH
 from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from gpuconv.kernels.repetition import Counter, now
@@ -95,11 +95,26 @@ def test_repeated_step_has_the_same_bits(count, threads):
 def test_how_a_step_is_arranged(threads):
     calls, lent, _ = dense_step()
     threads(1)
-    assert sizes(calls, lent) == [[7]]
+    # A sum is two parts' sums, and two additions, of kernel and bias.
+    assert sizes(calls, lent) == [[10]]
     threads(2)
-    assert sizes(calls, lent) == [[4, 4], [1], [2]]
+    assert sizes(calls, lent) == [[5, 5], [], [4]]
     threads(100)
-    assert sizes(calls, lent) == [[4, 4, 4], [1], [2]]
+    assert sizes(calls, lent) == [[4, 4, 4], [1, 1], [4]]
+
+
+def test_large_sums_are_not_in_parts(threads):
+    threads(2)
+    calls, lent, _ = dense_step(inputs=parts.MOST_BYTES // BATCH // 4)
+    assert sizes(calls, lent) == [[4, 4], [1], [2]]
+
+
+def test_strands_do_not_write_what_another_reads(threads):
+    threads(2)
+    calls, lent, _ = dense_step()
+    gather, (dense, (x, kernel, *others)), loss, (of_kernel, given), *_ = calls
+    into_kernel = of_kernel, (*given[:5], kernel, given[6])
+    assert sizes([gather, (dense, (x, kernel, *others)), loss, into_kernel], lent) == [[3, 3], [1, 1], [2]]
 
 
 def test_strands_have_all_samples(threads):
@@ -109,7 +124,7 @@ def test_strands_have_all_samples(threads):
         ends = strands._strands([strands._known(cpu.put, (array, 0, np.zeros((9, 2))))], ())
         assert len(ends) == 3
         assert [*range(batch)] == [i for first, end in ends for i in range(first, end)]
-        assert max(end - first for first, end in ends) <= batch / 3 + strands.VECTOR
+        assert max(end - first for first, end in ends) <= batch / 3 + parts.VECTOR
 
 
 def test_calls_that_must_wait_do(threads):
@@ -118,7 +133,7 @@ def test_calls_that_must_wait_do(threads):
     gather, dense, loss, *others = calls
     # Of these activations nothing is known: they may write what the layer reads.
     activate = cpu.activate, (x, RELU, 0.0, numbers(BATCH, 3))
-    assert sizes([gather, activate, dense, loss, *others], lent) == [[1, 1], [], [7]]
+    assert sizes([gather, activate, dense, loss, *others], lent) == [[1, 1], [], [10]]
     assert sizes([gather, dense, activate, loss], lent) == [[3, 3], [], [1]]
     gradient = cpu.activate_gradient, (x, numbers(BATCH, 3), RELU, 0.0, numbers(BATCH, 3))
     assert sizes([gather, gradient, dense], lent) == [[1, 1], [], [2]]
@@ -126,8 +141,8 @@ def test_calls_that_must_wait_do(threads):
     (of_kernel, given), further = others[0], numbers(BATCH, 3)
     again = of_kernel, (further, given[1], given[2], LINEAR, 0.0, numbers(3, 8), given[6])
     apart = of_kernel, (further, given[1], given[2], LINEAR, 0.0, numbers(3, 8), numbers(8))
-    assert sizes([gather, dense, loss, others[0], again], lent) == [[3, 3], [1], [1]]
-    assert sizes([gather, dense, loss, others[0], apart], lent) == [[3, 3], [1, 1], [0]]
+    assert sizes([gather, dense, loss, others[0], again], lent) == [[4, 4], [], [6]]
+    assert sizes([gather, dense, loss, others[0], apart], lent) == [[5, 5], [], [4]]
 
 
 def pooled(channels, filters):
@@ -157,7 +172,7 @@ def test_what_is_not_cut(threads):
     in_the_same_memory = memory[: y.size].reshape(y.shape), memory[4 : 4 + x.size].reshape(x.shape)
     layer = cpu.dense, (x, kernel, kernel[0], RELU, 0.0, y)
     cases = [
-        dense_step(batch=2 * strands.FEWEST_SAMPLES - 1)[0],
+        dense_step(batch=2 * parts.FEWEST_SAMPLES - 1)[0],
         dense_step(inputs=strands.MOST_BYTES // BATCH)[0],
         [(cpu.dense, (in_the_same_memory[1], kernel, kernel[0], RELU, 0.0, in_the_same_memory[0]))],
         [layer, (cpu.put, (numbers(BATCH + 1, 2), 0, numbers(99, 2)))],
@@ -215,7 +230,8 @@ def test_every_listed_kernel_is_of_the_table():
     for name, (samples, outputs) in strands.BY_SAMPLES.items():
         assert set(samples.split()) <= set(TABLE[name].split())
         assert set(TABLE[name].split()[-outputs:]) - set(samples.split()) <= {"rows"}
-    assert set(strands.OVER_SAMPLES) < set(TABLE)
+    sums = [name for name in TABLE if hasattr(getattr(cpu, name), "split")]
+    assert sums == [name for name in TABLE if TABLE[name].split()[-2:] in (["dfilters", "dbias"], ["dkernel", "dbias"])]
 
 
 def test_a_strand_may_need_a_kernel_that_the_whole_does_not(threads):
@@ -255,6 +271,6 @@ def test_networks_are_the_same_in_strands(threads, arranged, monkeypatch):
         arranged.clear()
         runs.append(train())
         # Training, validation and prediction.
-        wanted = [[1]] * 3 if count == 1 else [[count, 3, 1], [count, 0, 1], [count, 0, 1]]
+        wanted = [[1]] * 3 if count == 1 else [[count, 0 if count == 2 else 6, 1], [count, 0, 1], [count, 0, 1]]
         assert arranged == wanted
     assert runs[0] == runs[1] == runs[2]

@@ -36,6 +36,7 @@ from ..formulas import LINEAR, RELU
 from . import narrow, pointwise, sliding, sliding_filters, winograd, winograd_input
 from .compiling import INNER, KERNEL
 from .epilogue import NO_WINDOW, finish, make_dz
+from .parts import over_samples
 from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, phases_of
 from .pool import largest_of_windows
 from .prepared import prepared
@@ -59,7 +60,7 @@ def correlate2d_gradient_input(dy, y, filters, geometry, activation, alpha, dx):
     return input_gradient(dy, y, NO_WINNERS, filters, geometry, activation, alpha, NO_WINDOW, dx)
 
 
-@prepared
+@over_samples
 def correlate2d_gradient_filters(x, dy, y, geometry, activation, alpha, dfilters, dbias):
     """Gradient by filters and bias."""
     return filters_gradient(x, dy, y, NO_WINNERS, geometry, activation, alpha, NO_WINDOW, dfilters, dbias)

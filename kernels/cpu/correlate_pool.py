@@ -17,6 +17,7 @@ What bounds them is what bounds the correlations.
 from ..geometry import pooled_part
 from . import permuted, pictures, windows, winners
 from .correlate import filters_gradient, forward, input_gradient
+from .parts import over_samples
 from .prepared import prepared
 
 
@@ -38,7 +39,7 @@ def correlate2d_max_pool2d_gradient_input(dy, y, winner, filters, geometry, acti
     return input_gradient(dy, y, winner, filters, part, activation, alpha, _window(pool), dx)
 
 
-@prepared
+@over_samples
 def correlate2d_max_pool2d_gradient_filters(x, dy, y, winner, geometry, activation, alpha, pool, dfilters, dbias):
     """Gradient by the correlation's filters and bias."""
     part = pooled_part(geometry, pool)

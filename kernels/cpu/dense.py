@@ -35,6 +35,7 @@ from ..formulas import LINEAR, RELU
 from .builders import spread
 from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
+from .parts import over_samples
 from .plan import Tables
 from .prepared import prepared
 from .processor import NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS
@@ -92,7 +93,7 @@ def dense_gradient_input(dy, y, kernel, activation, alpha, dx):
     return _compiled(plan), arguments
 
 
-@prepared
+@over_samples
 def dense_gradient_kernel(x, dy, y, activation, alpha, dkernel, dbias):
     """Gradient by kernel and bias."""
     plan = _plan(x.shape[1], x.shape[0], dy.shape[1], 1, x.shape[1], False, x.dtype)

@@ -29,7 +29,7 @@ from .processor import REGISTER_BYTES
 from .product import lanes
 from .rows import MOST_LANES
 from .threads import share
-from .vectors import lanes_of, turn_square, vectors_of
+from .vectors import lanes_of, turn_square, turned, vectors_of
 from .views import flat, part
 from .windows import SMALL, corners_of, is_shallow, is_small, largest_of_window, sums_of_window
 
@@ -49,7 +49,8 @@ def usable(geometry, activation, window, dtype):
     g, wide = geometry, lanes(dtype)
     vectors = -(-g.out_channels // wide)
     fits = wide <= g.height * g.width <= MOST_PIXELS and g.out_channels <= SOME_RESULTS and g.batch >= wide
-    enough = g.out_height // 2 * (g.out_width // 2) * g.out_channels >= wide
+    # A picture's winners fill a vector of bytes, and its results one of numbers.
+    enough = g.out_height // 2 * (g.out_width // 2) * g.out_channels >= REGISTER_BYTES
     worthwhile = g.out_channels < max(WORTHWHILE * vectors, 1) * wide
     return fits and enough and worthwhile and is_small(g) and is_shallow(g, activation, window)
 
@@ -75,7 +76,7 @@ def _windows_of_channel(typing, x, below, corners, filters, channel, step, bias,
         What is below `floor` becomes it.
     tops, places : array, array
         Get the largest numbers, window after window with all channels, those of the pictures side by side; and which
-        cells they are, as numbers of the same type.
+        cells they are, as bytes.
     """
     integer = types.intp
     signature = types.void(x, integer, corners, filters, integer, integer, bias, x.dtype, tops, places)
@@ -85,7 +86,7 @@ def _windows_of_channel(typing, x, below, corners, filters, channel, step, bias,
         kinds = signature.args
         read_pixels, _ = vectors_of(context, builder, kinds[0], x)
         _, write_top = vectors_of(context, builder, kinds[8], tops)
-        _, write_place = vectors_of(context, builder, kinds[9], places)
+        _, write_place = vectors_of(context, builder, kinds[9], places, like=kinds[8])
         table, numbers, addends = (
             context.make_array(kinds[number])(context, builder, arguments[number]) for number in (2, 3, 6)
         )
@@ -108,7 +109,7 @@ def _windows_of_channel(typing, x, below, corners, filters, channel, step, bias,
             best, number_of_best = largest_of_window(builder, sums, addend, floor)
             out = builder.mul(builder.add(channel, builder.mul(loop.index, step)), _I64(lanes))
             write_top(best, out)
-            write_place(builder.sitofp(number_of_best, best.type), out)
+            write_place(builder.trunc(number_of_best, ir.VectorType(ir.IntType(8), lanes)), out)
             keep_loop(builder)
         return context.get_dummy_value()
 
@@ -116,20 +117,32 @@ def _windows_of_channel(typing, x, below, corners, filters, channel, step, bias,
 
 
 @intrinsic
-def _write_integers(typing, source, place, target, into):
-    """A vector of whole numbers in the type of `target`."""
+def _turn_bytes(typing, source, place, like, target, into, step):
+    """Bytes of as many pictures as a vector has lanes, as many for each picture as a vector has bytes, turned over.
+
+    ``target[into + i step + j] = source[place + j LANES + i]``, with the lanes of vectors of numbers `like` an array's.
+    Bytes of a picture that fill such a number come together first, and then the numbers are turned over.
+    """
 
     def code(context, builder, signature, arguments):
-        source, _, target, _ = signature.args
+        _, place, _, _, into, step = arguments
         read, _ = vectors_of(context, builder, source, arguments[0])
-        _, write = vectors_of(context, builder, target, arguments[2], like=source)
-        numbers = read(arguments[1])
-        lanes, size = numbers.type.count, source.dtype.bitwidth
-        whole = builder.fptosi(numbers, ir.VectorType(ir.IntType(size), lanes))
-        write(builder.trunc(whole, ir.VectorType(context.get_value_type(target.dtype), lanes)), arguments[3])
+        _, write = vectors_of(context, builder, target, arguments[3])
+        size = like.dtype.bitwidth // 8
+        lanes = REGISTER_BYTES // size
+        numbers = ir.VectorType(ir.IntType(8 * size), lanes)
+        together = [lane + lanes * number for lane in range(lanes) for number in range(size)]
+        together = ir.Constant(ir.VectorType(ir.IntType(32), REGISTER_BYTES), together)
+        rows = []
+        for row in range(lanes):
+            some = read(builder.add(place, _I64(row * REGISTER_BYTES)))
+            rows.append(builder.bitcast(builder.shuffle_vector(some, some, together), numbers))
+        for lane, row in enumerate(turned(builder, rows)):
+            write(builder.bitcast(row, some.type), builder.add(into, builder.mul(step, _I64(lane))))
         return context.get_dummy_value()
 
-    return types.void(source, types.intp, target, types.intp), code
+    number = types.intp
+    return types.void(source, number, like, target, number, number), code
 
 
 @njit(**KERNEL)
@@ -146,26 +159,22 @@ def _correlate_pictures(first, last, worker, x, filters, bias, activation, corne
     floor = x.dtype.type(0) if activation == RELU else x.dtype.type(-np.inf)
     size, results = x.size // batch, y.size // batch
     pixels, weights, all_tops, all_places = flat(x), flat(filters), flat(y), flat(winner)
-    turned, tops, places, rows = (
-        local_array(ROOM, x), local_array(ROOM, x), local_array(ROOM, x), local_array(ROOM, x)
-    )  # fmt: skip
+    turned_over, tops, places = local_array(ROOM, x), local_array(ROOM, x), local_array(ROOM, winner)
     some = min(SOME_RESULTS // channels, corners.size)
     for task in range(first, last):
         picture = min(task * lanes, batch - lanes)
         for pixel in range(0, size, lanes):
             start = min(pixel, size - lanes)
-            turn_square(pixels, picture * size + start, size, turned, start * lanes, lanes)
+            turn_square(pixels, picture * size + start, size, turned_over, start * lanes, lanes)
         for window in range(0, corners.size, some):
             begin = min(window, corners.size - some)
             windows = part(corners, begin, some)
             count, into = some * channels, picture * results + begin * channels
             for channel in range(channels):
-                _windows_of_channel(turned, below, windows, weights, channel, channels, bias, floor, tops, places)
+                _windows_of_channel(turned_over, below, windows, weights, channel, channels, bias, floor, tops, places)
             for number in range(0, count, lanes):
                 start = min(number, count - lanes)
                 turn_square(tops, start * lanes, lanes, all_tops, into + start, results)
-                turn_square(places, start * lanes, lanes, rows, start, count)
-            for row in range(lanes):
-                for number in range(0, count, lanes):
-                    start = min(number, count - lanes)
-                    _write_integers(rows, row * count + start, all_places, into + row * results + start)
+            for number in range(0, count, REGISTER_BYTES):
+                start = min(number, count - REGISTER_BYTES)
+                _turn_bytes(places, start * lanes, x, all_places, into + start, results)

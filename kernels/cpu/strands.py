@@ -4,16 +4,17 @@ A kernel that shares its own work has all threads wait for each other at its end
 the others wait for one: in a step of the digits network, a dozen kernels of a few microseconds each, that took a sixth
 of two threads' time.  But most kernels treat every sample by itself.  So a thread can go through all of them with some
 of the batch's samples, a *strand*, and only then wait for the others.  Gradients by weights, which are sums over all
-samples, come after that, each computed by one thread::
+samples, are made of the sums of two parts (`parts`).  Two strands are these parts, and each adds up its own::
 
-    phase 1   samples 0 .. 47     gather   correlate   dense   loss   gradient by input  |
-              samples 48 .. 99    gather   correlate   dense   loss   gradient by input  |  all wait here,
-    phase 2   gradient by kernel of one layer                                            |
-              gradient by kernel of another                                              |  and here
-    phase 3   all other calls, one after the other, as they are
+    phase 1   samples 0 .. 47     gather   correlate   dense   loss   gradient by input   sums  |
+              samples 48 .. 99    gather   correlate   dense   loss   gradient by input   sums  |  both wait here
+    phase 2   both parts' sums added, and all other calls, one after the other, as they are
 
-What a strand's thread writes stays in its core's cache until it reads it again.  Results are the same, bit by bit: the
-kernels of BY_SAMPLES compute a sample's numbers in the same order in every strand.
+With more strands, the parts' sums are a phase between these, each computed by one thread.
+
+What a strand's thread writes stays in its core's cache until it reads it again; to fetch what another core has written
+would take longer than to compute it.  Results are the same, bit by bit: the kernels of BY_SAMPLES compute a sample's
+numbers in the same order in every strand.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ import numpy as np
 from .. import TABLE
 from ..repetition import Counter
 from .correlate_pool import is_by_windows
-from .processor import REGISTER_BYTES
+from .parts import part_of, ranges
 from .threads import get_num_threads
 from .workspace import other_scratch
 
@@ -43,16 +44,6 @@ BY_SAMPLES = {
     "sparse_accuracy": ("predictions labels hits", 1),
 }
 
-# Sums over all samples, and how many outputs they have.
-OVER_SAMPLES = {
-    "dense_gradient_kernel": 2,
-    "correlate2d_gradient_filters": 2,
-    "correlate2d_max_pool2d_gradient_filters": 2,
-}
-
-# Strands have at least about so many samples, and begin where vectors of samples do.
-FEWEST_SAMPLES, VECTOR = 16, REGISTER_BYTES // 4
-
 # Bytes of all arrays of the strands' calls.  Where there are more, a kernel by itself is worth all threads, and what
 # every strand prepares for itself, such as weights in panels, would take long.
 MOST_BYTES = 1 << 20
@@ -63,7 +54,7 @@ class _Call(NamedTuple):
 
     kernel: object
     arguments: list
-    places: list  # of the arguments that a strand has a part of; none if it cannot be cut
+    places: list  # of the arguments that a strand has a part of; none if nothing is known of it
     is_sum: bool  # whether it is one over all samples
     outputs: int  # how many of the arrays it writes, the last ones
 
@@ -121,28 +112,42 @@ def phases_of(calls, lent=()):
     """
     ahead, others = [], []
     for call in itertools.starmap(_known, calls):
-        moves = call.places and not any(call.must_follow(other) for other in others)
+        moves = call.places and not call.is_sum and not any(call.must_follow(other) for other in others)
         (ahead if moves else others).append(call)
     strands = _strands(ahead, lent)
     if len(strands) < 2:
-        return [[_compiled(calls)]]
+        return [[_compiled(_as_split(calls))]]
     sums = []
     for call in others:
         if not call.is_sum or any(call.must_follow(other) for other in sums):
             break
         sums.append(call)
-    first = [[call.strand(*ends) for call in ahead] for ends in strands]
-    second = [[(call.kernel, call.arguments)] for call in sums]
-    rest = [(call.kernel, call.arguments) for call in others[len(sums) :]]
+    first, second, additions = [[call.strand(*ends) for call in ahead] for ends in strands], [], []
+    # Each strand can add up what it has made, unless one writes what another still reads.
+    joining = _strands([*ahead, *sums], lent) == strands and not any(
+        _overlap(total.written, call.arrays) for total in sums for call in ahead
+    )
+    for call in sums:
+        parts, after = call.kernel.split(*call.arguments)
+        parts = [(call.kernel, arguments) for arguments in parts]
+        if joining and len(parts) == len(strands):
+            for strand, one in zip(first, parts, strict=True):
+                strand.append(one)
+        else:
+            second += [[one] for one in parts]
+        additions += after
+    rest = [*additions, *((call.kernel, call.arguments) for call in others[len(sums) :])]
     phases = [[_compiled(branch, number) for number, branch in enumerate(phase)] for phase in (first, second)]
-    return [*phases, [_compiled(rest)]]
+    return [*phases, [_compiled(_as_split(rest))]]
 
 
 def _known(kernel, arguments):
     """The call, with what is known of its kernel."""
     name = getattr(kernel, "__name__", None)
-    if name in OVER_SAMPLES:
-        return _Call(kernel, arguments, [], True, OVER_SAMPLES[name])
+    if hasattr(kernel, "split"):
+        # Activations and their constants are whole.
+        places = [place for place, one in enumerate(arguments[:-2]) if part_of(one, 0, 0) is not one]
+        return _Call(kernel, arguments, places, True, outputs=2)
     if name in BY_SAMPLES:
         names = TABLE[name].split()
         samples, outputs = BY_SAMPLES[name]
@@ -164,10 +169,7 @@ def _strands(calls, lent):
     apart = all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     if len(counts) != 1 or not apart or sum(end - start for start, end in spans) > MOST_BYTES:
         return []
-    count = counts.pop()
-    strands = max(min(get_num_threads(), count // FEWEST_SAMPLES), 1)
-    bounds = [round(count * number / strands / VECTOR) * VECTOR for number in range(strands)]
-    return list(itertools.pairwise([*bounds, count]))
+    return ranges(counts.pop(), get_num_threads())
 
 
 def _span(array):
@@ -183,11 +185,19 @@ def _overlap(some, others):
 
 def _part(argument, first, end):
     """What a strand has of an argument: an array, a geometry, or the number of the first sample."""
-    if isinstance(argument, np.ndarray):
-        return argument[first:end]
     if isinstance(argument, Counter):
         return argument.ahead(first)
-    return argument.for_batch(end - first) if hasattr(argument, "for_batch") else argument + first
+    own = part_of(argument, first, end)
+    return argument + first if own is argument else own
+
+
+def _as_split(calls):
+    """The same calls, each sum as what it is made of."""
+    made = []
+    for kernel, arguments in calls:
+        parts, additions = kernel.split(*arguments) if hasattr(kernel, "split") else ([arguments], [])
+        made += [*((kernel, part) for part in parts), *additions]
+    return made
 
 
 def _compiled(calls, branch=None):

@@ -134,13 +134,30 @@ def add_part(typing, source, place, count, target, into):
     return types.void(source, types.intp, types.intp, target, types.intp), code
 
 
+def turned(builder, rows):
+    """As many vectors as they have lanes, turned over: lane i of vector j becomes lane j of vector i.
+
+    Eklundh's way: exchange the off-diagonal blocks of halves, then within them, down to single numbers.
+    """
+    count = len(rows)
+    half, rows = count // 2, list(rows)
+    while half:
+        upper = [i if not i & half else i - half + count for i in range(count)]
+        lower = [i + half if not i & half else i + count for i in range(count)]
+        masks = [ir.Constant(ir.VectorType(ir.IntType(32), count), mask) for mask in (upper, lower)]
+        for i in range(count):
+            if not i & half:
+                pair = rows[i], rows[i + half]
+                rows[i], rows[i + half] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+        half //= 2
+    return rows
+
+
 @intrinsic
 def turn_square(typing, source, place, step, target, into, target_step):
     """A square of LANES x LANES numbers, turned over.
 
     ``target[into + i target_step + j] = source[place + j step + i]``
-
-    Eklundh's way: exchange the off-diagonal blocks of halves, then within them, down to single numbers.
     """
 
     def code(context, builder, signature, arguments):
@@ -149,17 +166,7 @@ def turn_square(typing, source, place, step, target, into, target_step):
         _, write = vectors_of(context, builder, target, arguments[3])
         count = REGISTER_BYTES // (source.dtype.bitwidth // 8)
         rows = [read(builder.add(place, builder.mul(step, ir.Constant(_I64, i)))) for i in range(count)]
-        half = count // 2
-        while half:
-            upper = [i if not i & half else i - half + count for i in range(count)]
-            lower = [i + half if not i & half else i + count for i in range(count)]
-            masks = [ir.Constant(ir.VectorType(ir.IntType(32), count), mask) for mask in (upper, lower)]
-            for i in range(count):
-                if not i & half:
-                    pair = rows[i], rows[i + half]
-                    rows[i], rows[i + half] = (builder.shuffle_vector(*pair, mask) for mask in masks)
-            half //= 2
-        for i, row in enumerate(rows):
+        for i, row in enumerate(turned(builder, rows)):
             write(row, builder.add(into, builder.mul(target_step, ir.Constant(_I64, i))))
         return context.get_dummy_value()
 
