@@ -41,7 +41,7 @@ from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, ph
 from .pool import largest_of_windows
 from .prepared import prepared
 from .processor import REGISTER_BYTES
-from .product import pack_panel, panel_start, product, product_lanewise
+from .product import pack_panel, panel_start, product, product_beside, product_lanewise
 from .threads import share
 from .vectors import lanes_of
 from .views import part
@@ -370,6 +370,12 @@ def _add_slots(
                         product_lanewise(
                             a, a_origin, columns, rows[begin:end], scratch, b, dz_rows, zero,
                             none, lowest, sums, c, places, c_panel, width, started,
+                        )  # fmt: skip
+                    elif plan.beside:
+                        product_beside(
+                            a, a_origin + group * plan.group_channels, columns, rows[begin:end],
+                            scratch, b, dz_rows, plan.dz_panel,
+                            none, lowest, sums, c + group * c_group, places, c_panel, width, started,
                         )  # fmt: skip
                     else:
                         product(

@@ -25,7 +25,9 @@ from numba import njit
 
 from .compiling import INNER
 from .epilogue import NO_WINDOW
+from .processor import BESIDE_ROWS
 from .product import in_fours, lanes, panels
+from .simd import FOUR
 from .threads import WORKERS
 from .workspace import zeros
 
@@ -61,7 +63,8 @@ PLAN = np.dtype(
             "wide_size scratch_of_worker scratch_of_slot "  # for one worker: of a narrow target, all, of a gradient
             "pool_height pool_width pooled_size "  # windows of max pooling on the target; 0: none
             "unpool_height unpool_width "  # and on dz, where that is the source
-            "depth packed_size wide_rows dz_rows dz_panel zeros slot_size phases_end"  # dz_panel: 0 if dz is not packed
+            "depth packed_size wide_rows dz_rows dz_panel beside "  # dz_panel: 0 if dz is not packed
+            "zeros slot_size phases_end"
         ).split()
     ]
 )
@@ -266,6 +269,8 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, slope
     packed_dz = group_targets < lanes(dtype) or (reused and not lanewise)
     n["dz_panel"] = PIXEL_BLOCK * 2 * lanes(dtype) if packed_dz else 0
     n["dz_rows"] = tables.put(np.arange(PIXEL_BLOCK) * (2 * lanes(dtype) if packed_dz else target_channels))
+    # Whole fours of rows of the filters' gradient, and whole panels of dz: see `product_beside`.
+    n["beside"] = bool(BESIDE_ROWS) and group_channels % FOUR == 0 and group_targets % (2 * lanes(dtype)) == 0
     n["zeros"] = tables.put(np.zeros(PIXEL_BLOCK))
     n["packed_size"] = groups * n["depth"] * panel_size
     n["wide_size"] = rows * 2 * lanes(dtype) if group_targets < lanes(dtype) else 0

@@ -18,6 +18,10 @@ SHAPES = {
 _KIND = "NEON" if _ARM else "AVX-512" if "+avx512f" in _features else "AVX2" if "+avx2" in _features else "SSE2"
 REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS, NARROW_ROWS, LANEWISE_ROWS = SHAPES[_KIND]
 
+# Rows of the tiles of two vectors whose rows of A lie side by side by fours, so that an address serves four: a tall one
+# and, for what is left, a lower one.  Sixteen registers do not hold as many, and NEON's wide tile has twelve as it is.
+BESIDE_ROWS = (12, 8) if _KIND == "AVX-512" else ()
+
 # Whether a multiply-add is one instruction; where it is not, LLVM's fma would be a call of the C library.
 FUSED = _ARM or "+fma" in _features
 
