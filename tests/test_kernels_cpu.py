@@ -5,9 +5,10 @@ import inspect
 import numpy as np
 import pytest
 from gpuconv.kernels import TABLE, cpu
-from gpuconv.kernels.cpu import narrow, plan, pointwise, sliding, sliding_filters, winograd
+from gpuconv.kernels.cpu import narrow, plan, pointwise, pool, sliding, sliding_filters, winograd
 from gpuconv.kernels.cpu.dense import PLAN, PLAN_SIZE, _plan
 from gpuconv.kernels.cpu.epilogue import NO_WINDOW
+from gpuconv.kernels.cpu.processor import BESIDE_ROWS
 from gpuconv.kernels.cpu.product import lanes, panel_start, panels
 from gpuconv.kernels.cpu.threads import WORKERS
 from gpuconv.kernels.geometry import correlation_geometry, pooled_part, pooling_geometry
@@ -241,6 +242,27 @@ def test_packed_gradients_of_filters(filters, channels, dtype):
     packed = plan.forward_plan(geometry, np.dtype(dtype), False).tables[: plan.PLAN_SIZE].view(plan.PLAN)
     assert bool(packed["dz_panel"][0]) == (filters >= 64 and channels == 8)
     CHECKS["correlate2d_gradient_filters"](cpu, Data(filters, dtype), geometry, 3)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("channels", [4, 8, 12, 16, 20, 24, 28, 44])
+def test_gradients_of_filters_whose_rows_lie_side_by_side(channels, kernel, dtype):
+    """Tall and low tiles, and whatever rows are left for the last one; whole panels of filters, in groups too."""
+    for groups in (1, 2):
+        filters = 4 * lanes(np.dtype(dtype)) * groups
+        geometry = correlation_geometry((3, 8, 7, channels * groups), kernel, filters, 2, groups=groups)
+        beside = plan.forward_plan(geometry, np.dtype(dtype), False).tables[: plan.PLAN_SIZE].view(plan.PLAN)["beside"]
+        assert bool(beside[0]) == bool(BESIDE_ROWS)
+        CHECKS["correlate2d_gradient_filters"](cpu, Data(channels, dtype), geometry, 1)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("name", ["max_pool2d_gradient", "average_pool2d_gradient"])
+@pytest.mark.parametrize("shape", [(3, 10, 12, 16), (2, 9, 13, 37), (2, 70, 31, 3), (1, 3, 150, 129), (3, 2, 3, 8)])
+def test_gradients_of_pooling_from_beyond_the_caches(shape, name, dtype, monkeypatch):
+    monkeypatch.setattr(pool, "PAST_CACHES", 1)
+    CHECKS[name](cpu, Data(1, dtype), pooling_geometry(shape, 2))
 
 
 @pytest.mark.parametrize("dtype", REAL)
