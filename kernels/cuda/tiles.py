@@ -132,6 +132,7 @@ else:
     # For channels that are fetched one by one: more threads to a tile, each with fewer of its addresses to keep.  With
     # 128 x 32, a thread fetches for 16 pixels, whose places are found in a loop and kept in local memory until it has
     # fetched a strip; two loops of 8, which the compiler unrolls, would make the kernel three to five times as long.
+    # The last one is for few blocks, which take as long as one of their warps: it has an eighth of the sums.
     SCALAR_TILES = (
         RegisterTile(64, 64, 16, 3, 4, 8, 8, 4, 3),
         RegisterTile(128, 32, 16, 3, 4, 8, 8, 4, 3),
@@ -168,7 +169,7 @@ else:
         RegisterTile(96, 64, 12, 2, 8, 8, 4, 8, 4),
     )
     # For what is fetched one by one: square ones, or a thread would have too many addresses to keep; and registers for
-    # those that it has, by fewer blocks.
+    # those that it has, by fewer blocks.  The last one is for few blocks: its warps have half the sums.
     FILTER_SCALAR_TILES = (
         FILTER_TILES[0],
         FILTER_TILES[2]._replace(blocks=4),
@@ -361,7 +362,8 @@ def blocks_for(count, size):
 def filter_tile(choices, entries, filters, layers, multiprocessors):
     """The tile for a gradient by filters in which the busiest multiprocessor has least to do.
 
-    As `register_tile`, but that chunks share out the work so finely that no whole blocks are counted.
+    As `register_tile`, but that chunks share out the work so finely that no whole blocks are counted, and that six
+    warps work as fast as more.
 
     Parameters
     ----------
@@ -379,7 +381,7 @@ def filter_tile(choices, entries, filters, layers, multiprocessors):
         reads = 1 / tile.thread_rows + 1 / tile.thread_columns
         # A number that is fetched costs as much as about 8 multiply-adds.
         size = tile.rows * tile.columns * (1 + reads) + 8 * (tile.rows + tile.columns)
-        return own * size / min(1, own * tile.threads / 256)
+        return own * size / min(1, own * tile.threads / 192)
 
     return min(choices, key=cost)
 
