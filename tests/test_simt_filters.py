@@ -45,23 +45,25 @@ WIDTHS = {
 @pytest.mark.parametrize(
     ("size", "widths", "capability"),
     [
-        ("128x128", "wide", (8, 6)),
-        ("128x64", "wide", (8, 6)),
-        ("128x64", "wide", (7, 5)),
-        ("64x64", "wide", (8, 6)),
-        ("128x32", "wide", (8, 6)),
-        ("192x64", "wide", (8, 6)),
-        ("96x64", "wide", (8, 6)),
-        ("32x32", "wide", (7, 5)),
-        ("128x128", "scalar channels", (8, 6)),
-        ("64x64", "scalar filters", (7, 5)),
-        ("32x32", "scalar channels", (7, 5)),
+        ("128x128 by 256", "wide", (8, 6)),
+        ("128x64 by 128", "wide", (8, 6)),
+        ("128x64 by 128", "wide", (7, 5)),
+        ("64x64 by 64", "wide", (8, 6)),
+        ("128x32 by 64", "wide", (8, 6)),
+        ("192x64 by 192", "wide", (8, 6)),
+        ("96x64 by 96", "wide", (8, 6)),
+        ("32x32 by 32", "wide", (7, 5)),
+        ("128x128 by 256", "scalar channels", (8, 6)),
+        ("64x64 by 64", "scalar filters", (7, 5)),
+        ("32x32 by 32", "scalar channels", (7, 5)),
+        ("32x32 by 64", "scalar channels", (7, 5)),
+        ("32x32 by 64", "scalar filters", (8, 6)),
     ],
 )
 def test_every_tile(size, widths, capability, monkeypatch):
     wide = "FILTER_TILES" if capability < (8, 0) else "FILTER_COPIED_TILES"
     choices = wide if widths == "wide" else "FILTER_SCALAR_TILES"
-    [tile] = [tile for tile in getattr(tiles, choices) if f"{tile.rows}x{tile.columns}" == size]
+    [tile] = [tile for tile in getattr(tiles, choices) if f"{tile.rows}x{tile.columns} by {tile.threads}" == size]
     monkeypatch.setattr(tiles, choices, (tile,))
     correlate_filters._plan.cache_clear()
     counters = Counters()
