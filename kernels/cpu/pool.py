@@ -242,47 +242,7 @@ def _max_rows(first, last, worker, x, window, y, winner, step):
 @prepared
 def max_pool2d_gradient(dy, winner, geometry, dx):
     """dx[cell] = sum of dy over the windows whose winner is the cell."""
-    if _is_plain(geometry):
-        return _gradient_2x2, (dy, winner.reshape(-1), dx, _is_streamed(geometry, dy, dx))
-    return _max_pool2d_gradient, (dy, winner, _window(geometry), dx)
-
-
-@njit(**KERNEL)
-def _max_pool2d_gradient(dy, winner, window, dx):
-    rows = dx.shape[0] * dx.shape[1]
-    step = rows_of_task(dx[0, 0].size, rows)
-    share(_max_gradient_rows, (dy, winner, window, dx, step), (rows + step - 1) // step, dx.size * MOVE)
-
-
-@njit(**INNER)
-def _windows_over(place, pad, kernel, stride, count):
-    """First and last + 1 of the windows that cover a cell, on one axis."""
-    first = max((place + pad - kernel + stride) // stride, 0)
-    return first, min((place + pad) // stride + 1, count)
-
-
-@njit(**INNER)
-def _max_gradient_rows(first, last, worker, dy, winner, window, dx, step):
-    kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left = window
-    out_height, out_width, channels = dy.shape[1:]
-    batch, height, width, _ = dx.shape
-    cells, given, places = dx.reshape(-1), dy.reshape(-1), winner.reshape(-1)
-    zero = dx.dtype.type(0)
-    for row in range(first * step, min(last * step, batch * height)):
-        picture, u = divmod(row, height)
-        first_i, last_i = _windows_over(u, pad_top, kernel_height, stride_height, out_height)
-        for v in range(width):
-            first_j, last_j = _windows_over(v, pad_left, kernel_width, stride_width, out_width)
-            cell = np.uintp((row * width + v) * channels)
-            for c in range(np.uintp(channels)):
-                cells[cell + c] = zero
-            for i in range(first_i, last_i):
-                for j in range(first_j, last_j):
-                    out = np.uintp(((picture * out_height + i) * out_width + j) * channels)
-                    in_window = (u + pad_top - i * stride_height) * kernel_width + v + pad_left - j * stride_width
-                    number = winner.dtype.type(in_window)
-                    for c in range(np.uintp(channels)):
-                        cells[cell + c] += given[out + c] if places[out + c] == number else zero
+    return _gradient_of(dy, winner.reshape(-1), geometry, dx)
 
 
 # ------------------------------------------------------------------ mean
@@ -394,24 +354,42 @@ def _average_rows(first, last, worker, x, window, y, step):
 @prepared
 def average_pool2d_gradient(dy, geometry, dx):
     """dx[cell] = sum over the windows that hold the cell of dy / (real cells of the window)."""
+    return _gradient_of(dy, None, geometry, dx)
+
+
+# ------------------------------------------------------------------ gradients
+
+
+def _gradient_of(dy, winner, geometry, dx):
+    """What computes the gradient of a maximum, or of an average, whose `winner` is None."""
     if _is_plain(geometry):
-        return _gradient_2x2, (dy, None, dx, _is_streamed(geometry, dy, dx))
-    return _average_pool2d_gradient, (dy, _window(geometry), dx)
+        # A piece must have room for two cells.
+        streamed = dx.nbytes + dy.nbytes >= PAST_CACHES and 2 * geometry.channels <= PIECE
+        return _gradient_2x2, (dy, winner, dx, streamed)
+    return _gradient, (dy, winner, _window(geometry), dx)
 
 
 @njit(**KERNEL)
-def _average_pool2d_gradient(dy, window, dx):
+def _gradient(dy, winner, window, dx):
     rows = dx.shape[0] * dx.shape[1]
     step = rows_of_task(dx[0, 0].size, rows)
-    share(_average_gradient_rows, (dy, window, dx, step), (rows + step - 1) // step, dx.size * MOVE)
+    share(_gradient_rows, (dy, winner, window, dx, step), (rows + step - 1) // step, dx.size * MOVE)
 
 
 @njit(**INNER)
-def _average_gradient_rows(first, last, worker, dy, window, dx, step):
+def _windows_over(place, pad, kernel, stride, count):
+    """First and last + 1 of the windows that cover a cell, on one axis."""
+    first = max((place + pad - kernel + stride) // stride, 0)
+    return first, min((place + pad) // stride + 1, count)
+
+
+@njit(**INNER)
+def _gradient_rows(first, last, worker, dy, winner, window, dx, step):
     kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left = window
     out_height, out_width, channels = dy.shape[1:]
     batch, height, width, _ = dx.shape
     cells, given = dx.reshape(-1), dy.reshape(-1)
+    zero, one = dx.dtype.type(0), dx.dtype.type(1)
     for row in range(first * step, min(last * step, batch * height)):
         picture, u = divmod(row, height)
         first_i, last_i = _windows_over(u, pad_top, kernel_height, stride_height, out_height)
@@ -419,28 +397,28 @@ def _average_gradient_rows(first, last, worker, dy, window, dx, step):
             first_j, last_j = _windows_over(v, pad_left, kernel_width, stride_width, out_width)
             cell = np.uintp((row * width + v) * channels)
             for c in range(np.uintp(channels)):
-                cells[cell + c] = dx.dtype.type(0)
+                cells[cell + c] = zero
             for i in range(first_i, last_i):
-                rows = _real_cells(i * stride_height - pad_top, kernel_height, height)
+                top = i * stride_height - pad_top
                 for j in range(first_j, last_j):
-                    count = rows * _real_cells(j * stride_width - pad_left, kernel_width, width)
-                    factor = dx.dtype.type(1) / dx.dtype.type(count)
+                    left = j * stride_width - pad_left
                     out = np.uintp(((picture * out_height + i) * out_width + j) * channels)
-                    for c in range(np.uintp(channels)):
-                        cells[cell + c] += given[out + c] * factor
+                    if winner is None:
+                        count = _real_cells(top, kernel_height, height) * _real_cells(left, kernel_width, width)
+                        factor = one / dx.dtype.type(count)
+                        for c in range(np.uintp(channels)):
+                            cells[cell + c] += given[out + c] * factor
+                    else:
+                        number = winner.dtype.type((u - top) * kernel_width + v - left)
+                        for c in range(np.uintp(channels)):
+                            cells[cell + c] += given[out + c] if winner[out + c] == number else zero
 
 
 # ------------------------------------------------------------------ gradients of windows of two by two cells
 
 
-def _is_streamed(geometry, dy, dx):
-    """Whether the gradient goes past the caches; a piece must have room for two cells."""
-    return dx.nbytes + dy.nbytes >= PAST_CACHES and 2 * geometry.channels <= PIECE
-
-
 @njit(**KERNEL)
 def _gradient_2x2(dy, winner, dx, streamed):
-    """The gradient of a maximum; or of an average, whose `winner` is None."""
     rows = dx.shape[0] * dx.shape[1]
     step = rows_of_task(dx[0, 0].size, rows) * (STREAMED_ROWS if streamed else 1)
     share(_gradient_rows_2x2, (dy, winner, dx, step, streamed), (rows + step - 1) // step, dx.size * MOVE)

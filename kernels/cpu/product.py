@@ -12,8 +12,8 @@ import numpy as np
 from numba import njit
 
 from .compiling import INNER
-from .processor import BESIDE_ROWS, LANEWISE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS
-from .simd import FOUR, lanewise_tile, low_beside_tile, narrow_tile, tall_beside_tile, wide_tile, widest_tile
+from .processor import LANEWISE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS
+from .simd import LOW, TALL, lanewise_tile, low_beside_tile, narrow_tile, tall_beside_tile, wide_tile, widest_tile
 from .vectors import copy_part, copy_vector, lanes_of, turn_square
 
 # Bytes of a B that stays in the first-level cache.
@@ -120,9 +120,6 @@ def product(
                     a, a_origin, rows, row, columns, b, b_start, b_rows, fours,
                     bias, start, floor, c, c_start, c_rows, 0, 0, 0, add,
                 )  # fmt: skip
-
-
-TALL, LOW = BESIDE_ROWS or (FOUR, FOUR)
 
 
 @njit(**INNER)

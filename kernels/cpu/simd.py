@@ -199,7 +199,8 @@ TILE_ARGUMENTS = (
     "bias bias_origin floor c c_origin c_rows b_last bias_last c_last add"
 ).split()
 
-tall_beside_tile, low_beside_tile = (_tile(rows, 2, beside=True) for rows in BESIDE_ROWS or (FOUR, FOUR))
+TALL, LOW = BESIDE_ROWS or (FOUR, FOUR)
+tall_beside_tile, low_beside_tile = _tile(TALL, 2, beside=True), _tile(LOW, 2, beside=True)
 wide_tile = _tile(WIDE_ROWS, 2, unrolled=True)
 widest_tile = _tile(WIDEST_ROWS, 3)
 narrow_tile = _tile(NARROW_ROWS, 1)
