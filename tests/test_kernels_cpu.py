@@ -466,12 +466,15 @@ def test_special_values_reach_what_they_should_in_the_gradient_by_depthwise_filt
         CHECKS["correlate2d_gradient_filters"](cpu, data, SLIDING_FILTERS["valid"], 1)
 
 
-# Filters of one cell: C wider than a vector, as wide and narrower; blocks of several panels, narrow and wide, with and
-# without a remainder; as few pixels as a tile has rows; several tasks.  Forward of one channel, and backward from one,
-# up to four vectors of C are written side by side, of which the last may overlap the one before.
+# Filters of one cell: C wider than a vector, as wide and narrower, and of several panels, of which some tiles take two;
+# blocks with and without a remainder; as few pixels as a tile has rows; several tasks.  Forward of one channel, and
+# backward from one, up to four vectors of C are written side by side, of which the last may overlap the one before.
 POINTWISE = {
     "wide": correlation_geometry((2, 9, 31, 70), 1, 33),
     "narrow to wide": correlation_geometry((2, 17, 19, 3), 1, 40),
+    "two panels": correlation_geometry((2, 9, 13, 64), 1, 65),
+    "panels and a vector": correlation_geometry((2, 11, 13, 99), 1, 140),
+    "short sums of panels": correlation_geometry((2, 17, 19, 5), 1, 128),
     "narrow": correlation_geometry((1, 7, 7, 1), 1, 5),
     "one channel": correlation_geometry((1, 31, 33, 1), 1, 1),
     "from one channel": correlation_geometry((4, 60, 61, 1), 1, 80),

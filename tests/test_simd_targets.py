@@ -1,5 +1,6 @@
 """The register tiles as machine code for processors that need not be here: vectors, and nothing spilled to memory."""
 
+import itertools
 import re
 
 import pytest
@@ -59,15 +60,18 @@ def one_gradient_tile(number):
     return function, (numbers, *[integer] * 5, numbers, *[integer] * 3, numbers, numbers)
 
 
-def one_stored_tile(tile, number, column_step):
+def one_stored_tile(tile, number, column_step, fetching):
     """The same for a tile of `stored`, over the depth; `column_step` is a type."""
 
-    def function(a, row_step, column_step, depth, b, bias, floor, c, c_step, second, add):
-        tile(a, 0, row_step, column_step, depth, b, 0, bias, 0, floor, c, 0, c_step, second, add)
+    def function(a, row_step, column_step, depth, b, bias, floor, c, c_step, second, add, source, ahead):
+        tile(a, 0, row_step, column_step, depth, b, 0, bias, 0, floor, c, 0, c_step, second, add, source, 0, ahead)
 
     numbers, integer = number[::1], types.intp
     steps = integer, column_step, integer
-    return function, (numbers, *steps, numbers, numbers, number, numbers, integer, integer, types.boolean)
+    source = numbers if fetching else types.none
+    return function, (
+        numbers, *steps, numbers, numbers, number, numbers, integer, integer, types.boolean, source, integer
+    )  # fmt: skip
 
 
 def inner_loops(function, arguments, triple, processor):
@@ -157,22 +161,28 @@ def test_sums_of_sliding_filters_stay_in_registers(kind, bits, monkeypatch):
     assert not [line for lines in loops for line in lines if re.search(stack, line) and re.search(VECTOR, line)]
 
 
-@pytest.mark.parametrize("column_step", [types.intp, types.none])
+@pytest.mark.parametrize(("column_step", "fetching"), [(types.intp, False), (types.none, False), (types.none, True)])
 @pytest.mark.parametrize("bits", [32, 64])
-@pytest.mark.parametrize("form", ["wide", "narrow"])
-@pytest.mark.parametrize("kind", TARGETS)
-def test_sums_of_stored_tiles_stay_in_registers(kind, form, bits, column_step, monkeypatch):
+@pytest.mark.parametrize(("kind", "form"), [("AVX-512", "double"), *itertools.product(TARGETS, ("wide", "narrow"))])
+def test_sums_of_stored_tiles_stay_in_registers(kind, form, bits, column_step, fetching, monkeypatch):
     triple, processor, multiply_add, stack = TARGETS[kind]
     _, wide_rows, _, narrow_rows, _ = compile_for(kind, stored, monkeypatch)
-    rows, vectors = {"wide": (wide_rows, stored.PANEL_VECTORS), "narrow": (narrow_rows, 1)}[form]
+    rows, vectors = {
+        "double": (4, 2 * stored.PANEL_VECTORS),
+        "wide": (wide_rows, stored.PANEL_VECTORS),
+        "narrow": (narrow_rows, 1),
+    }[form]
     number = types.float32 if bits == 32 else types.float64
-    tile = stored._tile(rows, vectors, unrolled=form == "wide")
-    loops = inner_loops(*one_stored_tile(tile, number, column_step), triple, processor)
+    # One column at a time; the wider tiles also take two.
+    columns = (1, 2) if form != "narrow" and kind != "SSE2" else (1,)
+    tile = stored._tile(rows, vectors, columns[-1])
+    loops = inner_loops(*one_stored_tile(tile, number, column_step, fetching), triple, processor)
     counts = [sum(bool(re.search(multiply_add[bits], line)) for line in lines) for lines in loops]
-    # One column at a time; the wide tile also takes two.
-    columns = (1, 2) if form == "wide" and kind != "SSE2" else (1,)
     assert sorted(counts) == [count * rows * vectors for count in columns]
-    assert not [line for lines in loops for line in lines if re.search(stack, line)]
+    # Besides the addresses of twelve rows, NEON has no register left for the step of what is asked for.
+    on_stack = [line for lines in loops for line in lines if re.search(stack, line)]
+    assert len(on_stack) <= (kind == "NEON" and form == "wide" and fetching)
+    assert not any(re.search(VECTOR, line) for line in on_stack)
 
 
 def test_the_shape_is_that_of_this_processor():

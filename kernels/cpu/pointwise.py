@@ -11,10 +11,15 @@ The product goes through the pixels in blocks::
 
     B, in panels       p0    p1    p2
     A, C: block 0      1     2     3        in this order, with all tiles of a block and a panel at once: the block's
-          block 1      4     5     6        part of A, that of C and the panel stay in the first-level cache
+          block 1      4     5     6        part of A, that of C and the panel stay in the caches near the core
 
-and while one block is computed, the next of both A and C is fetched, a part with every tile.  All of A is read once and
-all of C written once.  Memory is the bound with few channels, and the multipliers are with many.
+and while one block is computed, the next part of A is fetched, a line with every turn of a tile's loop: lines that are
+asked for all at once before a tile keep what it reads itself waiting.  All of A is read once and all of C written once.
+Where sums have few terms, C is what there is to wait for, and its next block is fetched, too.  Memory is the bound with
+few channels, and the multipliers are with many.
+
+AVX-512 has registers for tiles of two panels, where there are as many: four vectors in each of four rows.  They read
+half as much of A for a multiply-add, and write C in lines side by side.
 
 Where sums have one term, writing C is nearly all there is to do, and a panel at a time would write every other line of
 memory.  So pixel after pixel is written then, with up to four vectors of filters and of the bias in registers.
@@ -24,6 +29,7 @@ after the other, the next over what the one before wrote too much.
 """
 
 import functools
+import math
 
 import numpy as np
 from llvmlite import ir
@@ -35,11 +41,11 @@ from ..formulas import LINEAR, RELU
 from .builders import keep_loop, spread
 from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
-from .fetching import emit_fetch, fetch_to_read, fetch_to_write
+from .fetching import emit_fetch, fetch_to_write
 from .prepared import both_directions
-from .processor import NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS
+from .processor import DOUBLE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS
 from .product import lanes, pack_panel, panel_start, panels
-from .stored import MOST_ROWS, PANEL_VECTORS, stored_narrow_tile, stored_wide_tile
+from .stored import MOST_ROWS, PANEL_VECTORS, WIDE_COLUMNS, stored_double_tile, stored_narrow_tile, stored_wide_tile
 from .threads import WORKERS, share
 from .vectors import lanes_of, vectors_of
 from .views import part
@@ -48,14 +54,16 @@ from .workspace import LINE_BYTES
 # Vectors of C that are computed side by side where sums have one term: filters, bias and one pixel fill the registers.
 MANY_VECTORS = 4
 
-# Bytes of A and C of a block, for half of the first-level cache; multiply-adds and fewest blocks of a task.
-BLOCK_BYTES, TASK_WORK, TASK_BLOCKS = 1 << 14, 1 << 19, 4
+# Bytes of A and C of a block: for half of the first-level cache, or, where a tile takes two panels of it and what it
+# reads next was asked for in time, for the second.  Multiply-adds and fewest blocks of a task.
+NEAR_BLOCK, WIDE_BLOCK = 1 << 14, 1 << 16 if DOUBLE_ROWS else 1 << 14
+TASK_WORK, TASK_BLOCKS = 1 << 19, 2
 
 PLAN = np.dtype(
     [
         (name, np.int64)
         for name in (
-            "pixels depth width turned "  # rows of A, and its columns; columns of C
+            "pixels depth width turned short "  # rows of A, and its columns; columns of C; whether sums have few terms
             "block tasks panels packed_size dz_size scratch_of_worker work"
         ).split()
     ]
@@ -82,8 +90,10 @@ def _plan(geometry, dtype, turned):
     n["pixels"] = pixels = g.batch * g.height * g.width
     depth, width = (g.out_channels, g.channels) if turned else (g.channels, g.out_channels)
     n["depth"], n["width"], n["turned"] = depth, width, turned
-    rows = WIDE_ROWS if width > lanes(dtype) else NARROW_ROWS
-    n["block"] = block = max(BLOCK_BYTES // ((depth + width) * dtype.itemsize) // rows, 2) * rows
+    rows = math.lcm(WIDE_ROWS, DOUBLE_ROWS or 1) if width > lanes(dtype) else NARROW_ROWS
+    n["short"] = short = depth <= lanes(dtype)
+    size = NEAR_BLOCK if short else WIDE_BLOCK
+    n["block"] = block = max(size // ((depth + width) * dtype.itemsize) // rows, 2) * rows
     n["tasks"] = max(pixels // max(TASK_WORK // (depth * width), TASK_BLOCKS * block), 1)
     n["panels"] = panels(width, dtype)
     is_scaled = depth == 1 and width >= lanes(dtype)
@@ -176,31 +186,40 @@ def _multiply_block(a, count, packed, bias, floor, c, into, source, ahead, after
     lanes = lanes_of(a)
     depth, width = plan.depth, plan.width
     line = LINE_BYTES // a.itemsize
-    for panel in range(plan.panels):
+    doubles = width // (2 * PANEL_VECTORS * lanes) if DOUBLE_ROWS else 0
+    # The block's part of A is read so many times, and meanwhile the next one is asked for once.
+    passes = plan.panels - doubles
+    panel = 0
+    while panel < plan.panels:
         start = panel_start(panel, width, lanes)
         b_place = panel * depth * PANEL_VECTORS * lanes
         wide = width - PANEL_VECTORS * lanes * panel > lanes
-        rows = WIDE_ROWS if wide else NARROW_ROWS
-        read = (rows * depth + plan.panels * line - 1) // (plan.panels * line)
-        written = (rows * width + plan.panels * line - 1) // (plan.panels * line)
+        double = panel < 2 * doubles
+        rows = DOUBLE_ROWS if double else WIDE_ROWS if wide else NARROW_ROWS
+        step = rows * (WIDE_COLUMNS if wide else 1) // passes
+        written = (rows * width + passes * line - 1) // (passes * line) if plan.short else 0
         for first in range(0, count, rows):
-            for _ in range(read):
-                fetch_to_read(source, ahead)
-                ahead += line
             for _ in range(written):
                 fetch_to_write(c, after)
                 after += line
             row = min(first, count - rows)
-            if wide:
+            if double:
+                stored_double_tile(
+                    a, row * depth, depth, None, depth, packed, b_place, bias, start, floor,
+                    c, into + row * width + start, width, lanes, bool(0), source, ahead, step,
+                )  # fmt: skip
+            elif wide:
                 stored_wide_tile(
                     a, row * depth, depth, None, depth, packed, b_place, bias, start, floor,
-                    c, into + row * width + start, width, min(lanes, width - lanes), bool(0),
+                    c, into + row * width + start, width, min(lanes, width - lanes), bool(0), source, ahead, step,
                 )  # fmt: skip
             else:
                 stored_narrow_tile(
                     a, row * depth, depth, None, depth, packed, b_place, bias, start, floor,
-                    c, into + row * width + start, width, 0, bool(0),
+                    c, into + row * width + start, width, 0, bool(0), source, ahead, step,
                 )  # fmt: skip
+            ahead += rows * depth // passes
+        panel += 2 if double else 1
 
 
 def _scaled(vectors):
@@ -276,17 +295,13 @@ def _multiply_narrow_block(a, count, ends, packed, scratch, wide, floor, c, into
     """
     lanes, rows = lanes_of(a), NARROW_ROWS
     depth, width = plan.depth, plan.width
-    line = LINE_BYTES // a.itemsize
-    read = (rows * depth + line - 1) // line
     last = wide + lanes
     for first in range(0, count, rows):
-        for _ in range(read):
-            fetch_to_read(source, ahead)
-            ahead += line
         row = min(first, count - rows)
         if ends and (row + rows - 1) * width + lanes > count * width:
             stored_narrow_tile(
-                a, row * depth, depth, None, depth, packed, 0, scratch, wide, floor, scratch, last, lanes, 0, bool(0)
+                a, row * depth, depth, None, depth, packed, 0, scratch, wide, floor,
+                scratch, last, lanes, 0, bool(0), source, ahead, rows,
             )  # fmt: skip
             for pixel in range(rows):
                 for f in range(width):
@@ -294,5 +309,6 @@ def _multiply_narrow_block(a, count, ends, packed, scratch, wide, floor, c, into
         else:
             stored_narrow_tile(
                 a, row * depth, depth, None, depth, packed, 0, scratch, wide, floor,
-                c, into + row * width, width, 0, bool(0),
+                c, into + row * width, width, 0, bool(0), source, ahead, rows,
             )  # fmt: skip
+        ahead += rows * depth

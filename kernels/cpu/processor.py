@@ -22,6 +22,9 @@ REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS, NARROW_ROWS, LANEWISE_ROWS = SHAPES[_KIN
 # and, for what is left, a lower one.  Sixteen registers do not hold as many, and NEON's wide tile has twelve as it is.
 BESIDE_ROWS = (12, 8) if _KIND == "AVX-512" else ()
 
+# Rows of the tile of two whole panels, of four vectors in a row; 0: there are too few registers.
+DOUBLE_ROWS = 4 if _KIND == "AVX-512" else 0
+
 # Whether a multiply-add is one instruction; where it is not, LLVM's fma would be a call of the C library.
 FUSED = _ARM or "+fma" in _features
 

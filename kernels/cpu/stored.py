@@ -12,7 +12,8 @@ from numba.extending import intrinsic
 
 from .builders import keep_loop, multiply_add, pin, spread
 from .compiling import INNER
-from .processor import FUSED, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS
+from .fetching import emit_fetch
+from .processor import DOUBLE_ROWS, FUSED, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS
 from .vectors import lanes_of, vectors_of
 
 # Vectors of a panel.
@@ -27,13 +28,13 @@ def padded_rows(count):
     return max(-(-count // rows) * rows for rows in (WIDE_ROWS, NARROW_ROWS))
 
 
-def _tile(rows, vectors, unrolled=False):
-    """The intrinsic for so many rows of C and vectors of columns; `unrolled`: see the tiles of `simd`."""
+def _tile(rows, vectors, columns=1):
+    """The intrinsic for so many rows of C and vectors of columns; a turn of its loop takes so many columns of A."""
 
     @intrinsic
     def tile(
         typing, a, place, row_step, column_step, depth, b, b_place, bias, bias_place, floor,
-        c, c_place, c_step, second, add,
+        c, c_place, c_step, second, add, source, ahead, ahead_step,
     ):  # fmt: skip
         """``C[m, n] = sum_k a[place + m row_step + k column_step] B[k, n]``, with bias and floor, or added to C.
 
@@ -49,30 +50,45 @@ def _tile(rows, vectors, unrolled=False):
         depth : int
             Columns of A.
         floor, second, add
-            As for the tiles of `simd`.
+            As for the tiles of `simd`.  A tile of more vectors than a panel has takes whole panels, one after another.
+        source : array or None
+            Each turn with `columns` columns asks for a line of this array, the first for that of ``source[ahead]``, the
+            next for the one `ahead_step` further, and so on.
         """
         integer = types.intp
         signature = types.void(
             a, integer, integer, column_step, integer, b, integer, bias, integer, a.dtype,
-            c, integer, integer, integer, types.boolean,
+            c, integer, integer, integer, types.boolean, source, integer, integer,
         )  # fmt: skip
 
         def code(context, builder, signature, arguments):
             (
                 _, place, row_step, column_step, depth, _, b_place, _, bias_place, floor,
-                _, c_place, c_step, second, add,
+                _, c_place, c_step, second, add, _, ahead, ahead_step,
             ) = arguments  # fmt: skip
             (read_b, _), (read_bias, _), (read_c, write_c) = (
                 vectors_of(context, builder, signature.args[index], arguments[index]) for index in (5, 7, 10)
             )
             if signature.args[3] is types.none:
                 column_step = None
-            numbers = context.make_array(a)(context, builder, arguments[0]).data
-            steps = [ir.Constant(second.type, 0), second][:vectors]
-            vector = ir.VectorType(numbers.type.pointee, REGISTER_BYTES // (a.dtype.bitwidth // 8))
+            if source is not types.none:
+                far = builder.gep(context.make_array(source)(context, builder, arguments[15]).data, [ahead])
+                fetched = cgutils.alloca_once_value(builder, far)
 
             def at(first, distance, count):
                 return builder.add(first, builder.mul(distance, ir.Constant(distance.type, count)))
+
+            numbers = context.make_array(a)(context, builder, arguments[0]).data
+            vector = ir.VectorType(numbers.type.pointee, REGISTER_BYTES // (a.dtype.bitwidth // 8))
+            panel_width = PANEL_VECTORS * vector.count
+            steps = [ir.Constant(second.type, number * vector.count) for number in range(vectors)]
+            if vectors == PANEL_VECTORS:
+                steps[1] = second
+            # The next panel lies behind all rows of this one.
+            b_steps = [
+                at(steps[number % PANEL_VECTORS], depth, number // PANEL_VECTORS * panel_width)
+                for number in range(vectors)
+            ]
 
             # LLVM would walk one pointer from row to row otherwise, with an addition for each.
             a_rows = [pin(builder, builder.gep(numbers, [at(place, row_step, row)])) for row in range(rows)]
@@ -84,17 +100,21 @@ def _tile(rows, vectors, unrolled=False):
                 with cgutils.for_range_slice(builder, first, end, ir.Constant(depth.type, count)) as (k, _):
                     for number in range(count):
                         column = builder.add(k, ir.Constant(k.type, number))
-                        b_row = at(b_place, column, PANEL_VECTORS * vector.count)
-                        b_values = [read_b(builder.add(b_row, step)) for step in steps]
+                        b_row = at(b_place, column, panel_width)
+                        b_values = [read_b(builder.add(b_row, step)) for step in b_steps]
                         shift = column if column_step is None else pin(builder, builder.mul(column, column_step))
                         for a_row, totals in zip(a_rows, sums, strict=True):
                             value = spread(builder, builder.load(builder.gep(a_row, [shift])), vector.count)
                             for b_value, total in zip(b_values, totals, strict=True):
                                 builder.store(multiply_add(builder, value, b_value, builder.load(total)), total)
+                    if count == columns and source is not types.none:
+                        line = builder.load(fetched)
+                        emit_fetch(builder, line, 0)
+                        builder.store(builder.gep(line, [ahead_step]), fetched)
                     keep_loop(builder)
 
             begin = ir.Constant(depth.type, 0)
-            for count in (2, 1) if unrolled and FUSED else (1,):
+            for count in (columns, 1) if columns > 1 else (1,):
                 end = builder.and_(depth, ir.Constant(depth.type, -count))
                 add_columns(begin, end, count)
                 begin = end
@@ -122,7 +142,10 @@ def _tile(rows, vectors, unrolled=False):
     return tile
 
 
-stored_wide_tile, stored_narrow_tile = _tile(WIDE_ROWS, PANEL_VECTORS, unrolled=True), _tile(NARROW_ROWS, 1)
+WIDE_COLUMNS = 2 if FUSED else 1
+stored_wide_tile = _tile(WIDE_ROWS, PANEL_VECTORS, WIDE_COLUMNS)
+stored_narrow_tile = _tile(NARROW_ROWS, 1)
+stored_double_tile = _tile(DOUBLE_ROWS, 2 * PANEL_VECTORS, WIDE_COLUMNS)
 
 
 @njit(**INNER)
@@ -139,11 +162,11 @@ def multiply_panel(
         for row in range(0, rows, WIDE_ROWS):
             stored_wide_tile(
                 a, place + row * row_step, row_step, column_step, depth, b, b_place, none, 0, lowest,
-                c, c_place + row * c_step, c_step, width - lanes, add,
+                c, c_place + row * c_step, c_step, width - lanes, add, None, 0, 0,
             )  # fmt: skip
     else:
         for row in range(0, rows, NARROW_ROWS):
             stored_narrow_tile(
                 a, place + row * row_step, row_step, column_step, depth, b, b_place, none, 0, lowest,
-                c, c_place + row * c_step, c_step, 0, add,
+                c, c_place + row * c_step, c_step, 0, add, None, 0, 0,
             )  # fmt: skip
