@@ -142,6 +142,21 @@ def test_a_dilated_correlation_is_ordinary_ones_interleaved(name):
             np.testing.assert_array_equal(result[:, i::dilation, j::dilation], expected)
 
 
+def test_pictures_of_a_large_batch_are_computed_as_one_by_one():
+    """Bit for bit: of a large target, lines are asked for before they are written, beyond its end too."""
+    data, pictures = Data(4, np.float32), 70
+    shape = (64, 64, FEWEST)
+    batch, single = (correlation_geometry((count, *shape), 3, FEWEST, padding="same") for count in (pictures, 1))
+    x, weights, bias = (data.numbers(shape) for shape in (batch.input_shape, batch.filters_shape, FEWEST))
+    result, expected = np.empty(batch.output_shape, np.float32), np.empty(single.output_shape, np.float32)
+    assert result.nbytes >= winograd.FAR_BYTES
+    winograd.correlate2d(x, weights, bias, batch, reference.LINEAR, 0.0, result, 4)
+    for picture in (0, pictures - 1):
+        one = np.ascontiguousarray(x[picture : picture + 1])
+        winograd.correlate2d(one, weights, bias, single, reference.LINEAR, 0.0, expected, 4)
+        np.testing.assert_array_equal(result[picture], expected[0])
+
+
 POINTS_AND_TAPS = [
     (points, taps)
     for points in (*transforms.POINTS.values(), (0, "1/2", "-1/2", 3, 5, -1))

@@ -62,6 +62,7 @@ from ..formulas import LINEAR, RELU
 from . import winograd_input
 from .compiling import INNER, KERNEL
 from .epilogue import NO_WINDOW, finish, make_dz
+from .fetching import fetch_to_write
 from .pool import largest_of_windows
 from .prepared import prepared
 from .processor import WIDE_ROWS
@@ -78,7 +79,7 @@ from .transforms import (
     transform_output,
 )
 from .vectors import copy_vector, lanes_of
-from .workspace import NO_WINNERS, workspace, zeros
+from .workspace import LINE_BYTES, NO_WINNERS, workspace, zeros
 
 # ------------------------------------------------------------------ which tile
 
@@ -265,6 +266,9 @@ MOST_SLOTS, SLOT_TILES, SLOTS_BYTES, FEWEST_SLOTS = 16, 192, 1 << 26, 4
 # Fewest tiles of a task; twice as many it may have whatever their size, since all of U is read for each task, from
 # farther away, for about as long as TILES_OF_FILTERS tiles take.
 FEWEST_TILES, TILES_OF_FILTERS = 4 * WIDE_ROWS, 4
+
+# A target of so many bytes is far away, and the next tile's lines of it are asked for while a tile is transformed.
+FAR_BYTES = 1 << 24
 
 PLAN = np.dtype(
     [
@@ -549,11 +553,14 @@ def _transform_outputs(bias, floor, target, tile, count, start, width, tables, s
     m, targets, step = plan.tile, plan.targets, plan.product_step
     products = own + plan.products
     target_line, target_pixel = plan.dilation_height * plan.target_width * targets, plan.dilation_width * targets
+    far = target.size * target.itemsize >= FAR_BYTES
     for number in range(tile, tile + count):
         picture, first_line, first_column = place_of(number, tables, plan)
         _, lines = part_inside(first_line, plan.dilation_height, m, plan.target_height)
         _, pixels = part_inside(first_column, plan.dilation_width, m, plan.target_width)
         place = ((picture * plan.target_height + first_line) * plan.target_width + first_column) * targets + start
+        if far and number + 1 < tile + count:
+            _fetch_outputs(target, number + 1, start, width, tables, plan)
         whole = lines == m and pixels == m
         if whole:
             outputs, into, line, pixel = target, place, target_line, target_pixel
@@ -573,6 +580,18 @@ def _transform_outputs(bias, floor, target, tile, count, start, width, tables, s
                             target, place + i * target_line + j * target_pixel + shift,
                         )  # fmt: skip
         products += 2 * lanes
+
+
+@njit(**INNER)
+def _fetch_outputs(target, tile, start, width, tables, plan):
+    """Ask for the lines that the outputs of a tile are written to."""
+    picture, first_line, first_column = place_of(tile, tables, plan)
+    for i in range(plan.tile):
+        line = picture * plan.target_height + first_line + i * plan.dilation_height
+        for j in range(plan.tile):
+            place = (line * plan.target_width + first_column + j * plan.dilation_width) * plan.targets + start
+            for cell in range(place, place + width, LINE_BYTES // target.itemsize):
+                fetch_to_write(target, cell)
 
 
 @njit(**INNER)
