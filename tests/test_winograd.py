@@ -171,7 +171,7 @@ def test_filters_beyond_the_cache(family):
 
 def test_pictures_of_a_large_batch_are_computed_as_one_by_one():
     """Bit for bit: of a large target, lines are asked for before they are written, beyond its end too."""
-    data, pictures = Data(4, np.float32), 70
+    data, pictures = Data(4, np.float32), 17
     shape = (64, 64, FEWEST)
     batch, single = (correlation_geometry((count, *shape), 3, FEWEST, padding="same") for count in (pictures, 1))
     x, weights, bias = (data.numbers(shape) for shape in (batch.input_shape, batch.filters_shape, FEWEST))

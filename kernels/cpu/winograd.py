@@ -256,7 +256,7 @@ FEWEST_TILES, TILES_OF_FILTERS = 4 * WIDE_ROWS, 4
 FAR_FILTERS_BYTES, FAR_FILTERS_FACTOR = 5 << 19, 3
 
 # A target of so many bytes is far away, and the next tile's lines of it are asked for while a tile is transformed.
-FAR_BYTES = 1 << 24
+FAR_BYTES = 1 << 22
 
 PLAN = np.dtype(
     [
