@@ -841,7 +841,7 @@ def check_memory(device):
     """What goes to the device comes back, in every dtype and shape that the library keeps there."""
     random = np.random.default_rng(0)
     for dtype in (np.float32, np.float64, np.int32, np.uint8):
-        for shape in ((1,), (7,), (3, 5), (2, 3, 4, 5)):
+        for shape in ((1,), (7,), (3, 5), (2, 3, 4, 5), (300, 301)):
             array = random.integers(0, 100, shape).astype(dtype)
             placed = device.from_host(array.copy())  # which the device may use as it stands
             back = device.to_host(placed)

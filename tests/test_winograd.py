@@ -10,7 +10,7 @@ import pytest
 import reference
 from gpuconv.kernels import cpu
 from gpuconv.kernels.cpu import threads, transforms, winograd
-from gpuconv.kernels.geometry import correlation_geometry
+from gpuconv.kernels.geometry import correlation_geometry, pooling_geometry
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_checks import ALPHA, Data, layer_value, run
@@ -140,6 +140,48 @@ def test_a_dilated_correlation_is_ordinary_ones_interleaved(name):
             cells = [np.ascontiguousarray(source[:, i::dilation, j::dilation]) for source in sources]
             expected = run_tiles(cells, part, target[:, i::dilation, j::dilation].shape)
             np.testing.assert_array_equal(result[:, i::dilation, j::dilation], expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_filters_beyond_the_cache(family):
+    """All panels of a position are computed together then, the last one overlapping the one before."""
+    tile, taps = family
+    channels, filters = 17 * 16, 17 * 11
+    side = 2 * tile + 1
+    geometry = correlation_geometry((2, side, side + 2, channels), taps, filters, padding="same")
+    positions = (tile + taps - 1) ** 2
+    assert positions * channels * filters * 4 > winograd.FAR_FILTERS_BYTES
+    for name in ("correlate2d", "correlate2d_gradient_input"):
+        check(name, tile, Data(6, np.float32), geometry, reference.RELU)
+    if tile % 2:
+        return
+    # With pooling, the same as one after the other.
+    data, window = Data(7, np.float32), (2, 2)
+    x, weights, bias = (data.numbers(shape) for shape in (geometry.input_shape, geometry.filters_shape, filters))
+    y = np.empty(geometry.output_shape, np.float32)
+    winograd.correlate2d(x, weights, bias, geometry, reference.RELU, 0.0, y, tile)
+    pool = pooling_geometry(y.shape, window)
+    expected, pooled = (np.empty(pool.output_shape, np.float32) for _ in range(2))
+    winners = [np.empty(pool.output_shape, pool.winner_dtype) for _ in range(2)]
+    cpu.max_pool2d(y, pool, expected, winners[0])
+    winograd.correlate2d(x, weights, bias, geometry, reference.RELU, 0.0, pooled, tile, window, winners[1])
+    np.testing.assert_array_equal(pooled, expected)
+    np.testing.assert_array_equal(*winners)
+
+
+def test_pictures_of_a_large_batch_are_computed_as_one_by_one():
+    """Bit for bit: of a large target, lines are asked for before they are written, beyond its end too."""
+    data, pictures = Data(4, np.float32), 17
+    shape = (64, 64, FEWEST)
+    batch, single = (correlation_geometry((count, *shape), 3, FEWEST, padding="same") for count in (pictures, 1))
+    x, weights, bias = (data.numbers(shape) for shape in (batch.input_shape, batch.filters_shape, FEWEST))
+    result, expected = np.empty(batch.output_shape, np.float32), np.empty(single.output_shape, np.float32)
+    assert result.nbytes >= winograd.FAR_BYTES
+    winograd.correlate2d(x, weights, bias, batch, reference.LINEAR, 0.0, result, 4)
+    for picture in (0, pictures - 1):
+        one = np.ascontiguousarray(x[picture : picture + 1])
+        winograd.correlate2d(one, weights, bias, single, reference.LINEAR, 0.0, expected, 4)
+        np.testing.assert_array_equal(result[picture], expected[0])
 
 
 POINTS_AND_TAPS = [
@@ -300,6 +342,11 @@ def test_large_tiles_are_taken_where_they_pay(choice):
     wide = correlation_geometry((16, 7, 7, 512), 3, 512, padding="same")
     assert winograd.choose(wide, DTYPE)
     assert not winograd.choose(wide, DTYPE, "filters")
+    # Few channels pay, too; larger filters than the cache holds make larger tiles cost more than they spare.
+    assert all(
+        winograd.choose(correlation_geometry((32, 28, 28, 16), 3, 16), DTYPE, gradient) for gradient in GRADIENTS
+    )
+    assert winograd.choose(correlation_geometry((16, 28, 28, 128), 3, 128, padding="same"), DTYPE) == 4
     # A single tile leaves most of the product's rows empty.
     assert winograd.choose(correlation_geometry((1, 4, 4, 64), 3, 64), DTYPE) == 0
 

@@ -38,7 +38,7 @@ def correlation(case):
     geometry = correlation_geometry(
         x.shape, case["kernel"], case["filters"], case["stride"], case["padding"], case["dilation"], case["groups"]
     )
-    y, dx, dfilters, dbias = (np.empty_like(array) for array in (dy, x, filters, bias))
+    y, dx, dfilters, dbias = (cpu.empty(array.shape, array.dtype) for array in (dy, x, filters, bias))
 
     def forward():
         cpu.correlate2d(x, filters, bias, geometry, LINEAR, 0.0, y)
@@ -65,8 +65,8 @@ def elementwise(case):
     x = inputs.normal(*shape)
     if "pool2d" in operation:
         geometry = pooling_geometry(shape, 2)
-        y, dx = np.empty(geometry.output_shape, np.float32), np.empty_like(x)
-        winner = np.empty(geometry.output_shape, geometry.winner_dtype)
+        y, dx = cpu.empty(geometry.output_shape, np.float32), cpu.empty(shape, np.float32)
+        winner = cpu.empty(geometry.output_shape, geometry.winner_dtype)
         dy = inputs.normal(*geometry.output_shape, seed=1)
         cpu.max_pool2d(x, geometry, y, winner)
         return {

@@ -32,7 +32,8 @@ they pay where filters and channels are many.  Lavin and Gray, "Fast algorithms 
 The cells of a tile lie as far apart as the dilation says (`tiles`).
 
 A task is a block of tiles small enough for V to stay near, of which all filters are computed, one panel after the
-other; the multipliers are the bound where channels are many, the transforms' loads and stores where they are few.
+other, or, where U is too large for the cache, one position after the other; the multipliers are the bound where
+channels are many, the transforms' loads and stores where they are few.
 Tiles are numbered through all pictures, so that small pictures leave no ragged block.  Where the last tiles of a line
 or column reach beyond the target, what lies there is computed and not stored.
 
@@ -62,6 +63,7 @@ from ..formulas import LINEAR, RELU
 from . import winograd_input
 from .compiling import INNER, KERNEL
 from .epilogue import NO_WINDOW, finish, make_dz
+from .fetching import fetch_to_write
 from .pool import largest_of_windows
 from .prepared import prepared
 from .processor import WIDE_ROWS
@@ -78,7 +80,7 @@ from .transforms import (
     transform_output,
 )
 from .vectors import copy_vector, lanes_of
-from .workspace import NO_WINNERS, workspace, zeros
+from .workspace import LINE_BYTES, NO_WINNERS, workspace, zeros
 
 # ------------------------------------------------------------------ which tile
 
@@ -86,28 +88,15 @@ from .workspace import NO_WINNERS, workspace, zeros
 # distributed numbers it is at most 5.0e-7, 2.4e-6, 1.1e-5, 1.2e-5, 2.3e-6 and 9.3e-6; that of the direct sum, 2.3e-6.
 ERRORS = {(2, 3): 2e-6, (4, 3): 1e-5, (5, 3): 3e-5, (6, 3): 4e-5, (2, 5): 1e-5, (4, 5): 4e-5}
 
-# What the parts of a tile cost, by family, in multiply-adds of the direct sum, as measured: for each channel and
-# filter, the product, whose sums are shorter; for each channel of the source and of the target, the transforms; and,
-# once for all tiles, the transform of the filters.
-COSTS = {
-    (2, 3): (1.1 * 16, 180, 120, 20),
-    (4, 3): (1.1 * 36, 700, 560, 50),
-    (2, 5): (1.1 * 36, 700, 560, 50),
-    (5, 3): (1.1 * 49, 1150, 800, 80),
-    (6, 3): (1.1 * 64, 1900, 1100, 100),
-    (4, 5): (1.1 * 64, 1900, 1100, 100),
-}
-
-# In the gradient by filters the products of a task add to all sums of a slot.  Where the second-level cache does not
-# hold so many, the products take longer by this factor.
-NEAR_SUMS, FAR_SUMS_FACTOR = 1 << 17, 1.4
+# What a tile costs in multiply-adds of the direct sum, as measured: its products, of each of n^2 positions, channel and
+# filter, whose sums are shorter; its transforms, of each channel of the source and of the target, which n^4 describes
+# best; and, once for all tiles, the transform of the filters, of each position, channel and filter.  Gradients by
+# filters add to sums in the second-level cache, or beyond; gradients by input by tiles of outputs add up tiles in dx.
+FORWARD_COSTS, FILTERS_COSTS, OUTPUTS_COSTS = (1.1, 0.25, 0.3, 30), (1.3, 0.25, 0.25, 60), (1.2, 0.5, 0.3, 30)
+COSTS = {None: FORWARD_COSTS, "input": FORWARD_COSTS, "filters": FILTERS_COSTS, "outputs": OUTPUTS_COSTS}
 
 # With fewer channels or filters, the direct sum is left alone.
 FEWEST_CHANNELS = 16
-
-# A tile must be estimated to take less than this part of the direct sum's time.
-WORTHWHILE = 0.85
-
 
 # Sides of the tiles' outputs.
 TILES = tuple(sorted({tile for tile, _ in FAMILIES}))
@@ -195,8 +184,7 @@ def _choose(geometry, dtype, gradient, window, choice):
             slot_bytes = points**2 * geometry.channels * geometry.out_channels * dtype.itemsize
             if FEWEST_SLOTS * slot_bytes >= SLOTS_BYTES:
                 del costs[tile]
-    best = min(costs, key=costs.get)
-    return best if costs[best] < WORTHWHILE * costs[0] else 0
+    return min(costs, key=costs.get)
 
 
 def choose_for_input(geometry, dtype):
@@ -216,8 +204,7 @@ def _choose_for_input(geometry, dtype, choice):
     if not costs:
         return tile, False
     best = min(costs, key=costs.get)
-    limit = cost(geometry, tile, "input") * (1 if tile else WORTHWHILE)
-    return (best, True) if costs[best] < limit else (tile, False)
+    return (best, True) if costs[best] < cost(geometry, tile, "input") else (tile, False)
 
 
 def cost(geometry, tile, gradient=None):
@@ -233,15 +220,13 @@ def cost(geometry, tile, gradient=None):
     source, target = (g.output_shape, g.input_shape) if gradient == "input" else (g.input_shape, g.output_shape)
     tiles = g.batch * tile_starts(target[1], tile, g.dilation_height).size
     tiles *= tile_starts(target[2], tile, g.dilation_width).size
-    of_product, of_source, of_target, of_filter = COSTS[tile, g.kernel_height]
-    if gradient == "filters" and (tile + g.kernel_height - 1) ** 2 * g.channels * g.out_channels > NEAR_SUMS:
-        of_product *= FAR_SUMS_FACTOR
-    if gradient in ("filters", "outputs"):
-        of_target = of_source  # of dz, too, more numbers are made than there were
     if gradient != "filters":
         tiles = -(-tiles // WIDE_ROWS) * WIDE_ROWS
-    products = g.channels * g.out_channels
-    return tiles * (of_product * products + of_source * source[3] + of_target * target[3]) + of_filter * products
+    positions = (tile + g.kernel_height - 1) ** 2
+    of_product, of_source, of_target, of_filter = COSTS[gradient]
+    products = of_product * g.channels * g.out_channels
+    transforms = positions * (of_source * source[3] + of_target * target[3])
+    return positions * (tiles * (products + transforms) + of_filter * g.channels * g.out_channels)
 
 
 def _taps_inside(extent, taps, dilation, pad, outputs):
@@ -266,6 +251,13 @@ MOST_SLOTS, SLOT_TILES, SLOTS_BYTES, FEWEST_SLOTS = 16, 192, 1 << 26, 4
 # farther away, for about as long as TILES_OF_FILTERS tiles take.
 FEWEST_TILES, TILES_OF_FILTERS = 4 * WIDE_ROWS, 4
 
+# U of so many bytes leaves no room for V and M in the second-level cache.  Tasks may have so many times as many tiles
+# then, and go through V and U once, with all panels of a position, instead of through V once for each panel.
+FAR_FILTERS_BYTES, FAR_FILTERS_FACTOR = 5 << 19, 3
+
+# A target of so many bytes is far away, and the next tile's lines of it are asked for while a tile is transformed.
+FAR_BYTES = 1 << 22
+
 PLAN = np.dtype(
     [
         (name, np.int64)
@@ -275,7 +267,7 @@ PLAN = np.dtype(
             "dilation_height dilation_width "
             "pool_height pool_width unpool_height unpool_width "  # windows of max pooling on target and source; 0: none
             "target_height target_width targets tile_lines tile_columns tiles "
-            "block tasks panels packed_size "  # tiles of a task
+            "block tasks panels panels_at_once packed_size "  # tiles of a task
             "packed_step input_step product_step "  # from one position of U, V, or M, to the next
             "products cells scratch_of_worker "  # where a worker keeps M, after V, and what it gathers
             "slot_size sum_rows"  # rows of a panel of sums: the channels, and what whole tiles have more
@@ -284,11 +276,11 @@ PLAN = np.dtype(
 )
 
 
-def _block(tiles, bytes_of_tile):
+def _block(tiles, bytes_of_tile, factor):
     """Tiles of a task: as many as the cache holds, or somewhat fewer if no thread then waits for the others' last."""
-    most = max(BLOCK_BYTES // bytes_of_tile, 2 * FEWEST_TILES)
+    most = max(BLOCK_BYTES // bytes_of_tile, 2 * FEWEST_TILES * factor)
     blocks = range(FEWEST_TILES, most + 1, WIDE_ROWS)
-    return min(blocks, key=lambda block: -(-tiles // (block * WORKERS)) * (block + TILES_OF_FILTERS))
+    return min(blocks, key=lambda block: -(-tiles // (block * WORKERS)) * (block + TILES_OF_FILTERS * factor))
 
 
 @functools.lru_cache(maxsize=256)
@@ -315,16 +307,19 @@ def _plan(geometry, dtype, tile, backward, window=NO_WINDOW):
     n["tile_lines"], n["tile_columns"] = lines.size, columns.size
     n["tiles"] = g.batch * lines.size * columns.size
     panel = 2 * lanes(dtype)
-    n["block"] = _block(int(n["tiles"]), int(n["positions"] * (n["channels"] + panel)) * dtype.itemsize)
+    far = n["positions"] * g.channels * g.out_channels * dtype.itemsize > FAR_FILTERS_BYTES
+    bytes_of_tile = int(n["positions"] * (n["channels"] + panel)) * dtype.itemsize
+    n["block"] = _block(int(n["tiles"]), bytes_of_tile, FAR_FILTERS_FACTOR if far else 1)
     n["tasks"] = -(-n["tiles"] // n["block"])
     n["panels"] = panels(n["targets"], dtype)
+    n["panels_at_once"] = n["panels"] if far else 1
     # A line of the cache more, lest all positions of a tile fall into one set of the cache.
     n["packed_step"] = n["channels"] * panel + panel
     n["packed_size"] = n["panels"] * n["positions"] * n["packed_step"]
     n["input_step"] = n["block"] * n["channels"] + panel
     n["product_step"] = padded_rows(int(n["block"])) * panel + panel
     n["products"] = n["positions"] * n["input_step"]
-    n["cells"] = n["products"] + n["positions"] * n["product_step"]
+    n["cells"] = n["products"] + n["panels_at_once"] * n["positions"] * n["product_step"]
     # Products read whole tiles of V, also behind its last row.
     behind = MOST_ROWS * n["channels"]
     n["scratch_of_worker"] = n["cells"] + max(n["positions"] * n["channels"], tile * tile * panel) + behind + panel
@@ -463,22 +458,31 @@ def _correlate_blocks(
         _transform_inputs(
             source, values, winner, slope, slope_alpha, tile, count, tables, scratch, own, own + plan.cells, None, plan
         )  # fmt: skip
-        for panel in range(plan.panels):
-            start = panel_start(panel, plan.targets, lanes)
-            width = min(2 * lanes, plan.targets - start)
+        for first_panel in range(0, plan.panels, plan.panels_at_once):
+            some_panels = range(first_panel, first_panel + plan.panels_at_once)
             for position in range(plan.positions):
-                multiply_panel(
-                    scratch, own + position * plan.input_step, plan.channels, None, count, plan.channels,
-                    packed, (panel * plan.positions + position) * plan.packed_step, none, lowest,
-                    scratch, own + plan.products + position * plan.product_step, 2 * lanes, width, bool(0),
-                )  # fmt: skip
-            if plan.pool_height:
-                _pool_outputs(
-                    bias, floor, activation, alpha, target, winner, tile, count, start, width, tables, scratch,
-                    own, plan,
-                )  # fmt: skip
-            else:
-                _transform_outputs(bias, floor, target, tile, count, start, width, tables, scratch, own, plan)
+                for panel in some_panels:
+                    products = own + plan.products + (panel - first_panel) * plan.positions * plan.product_step
+                    multiply_panel(
+                        scratch, own + position * plan.input_step, plan.channels, None, count, plan.channels,
+                        packed, (panel * plan.positions + position) * plan.packed_step, none, lowest,
+                        scratch, products + position * plan.product_step, 2 * lanes,
+                        min(2 * lanes, plan.targets - panel_start(panel, plan.targets, lanes)), bool(0),
+                    )  # fmt: skip
+            for panel in some_panels:
+                start = panel_start(panel, plan.targets, lanes)
+                width = min(2 * lanes, plan.targets - start)
+                products = own + plan.products + (panel - first_panel) * plan.positions * plan.product_step
+                if plan.pool_height:
+                    _pool_outputs(
+                        bias, floor, activation, alpha, target, winner, tile, count, start, width, tables, scratch,
+                        products, own + plan.cells, plan,
+                    )  # fmt: skip
+                else:
+                    _transform_outputs(
+                        bias, floor, target, tile, count, start, width, tables, scratch, products, own + plan.cells,
+                        plan,
+                    )  # fmt: skip
         if activation > RELU and not plan.pool_height:
             _finish_outputs(target, tile, count, activation, alpha, tables, plan)
 
@@ -543,22 +547,27 @@ def _transform_inputs(source, values, winner, slope, alpha, tile, count, tables,
 
 
 @njit(**INNER)
-def _transform_outputs(bias, floor, target, tile, count, start, width, tables, scratch, own, plan):
-    """Outputs of some tiles, of `width` filters from `start` on, as far as they lie inside the target."""
+def _transform_outputs(bias, floor, target, tile, count, start, width, tables, scratch, products, cells, plan):
+    """Outputs of some tiles, of `width` filters from `start` on, as far as they lie inside the target.
+
+    M starts at `products` of the scratch memory, and the outputs of a tile that are not all inside go to `cells` first.
+    """
     lanes = lanes_of(target)
     m, targets, step = plan.tile, plan.targets, plan.product_step
-    products = own + plan.products
     target_line, target_pixel = plan.dilation_height * plan.target_width * targets, plan.dilation_width * targets
+    far = target.size * target.itemsize >= FAR_BYTES
     for number in range(tile, tile + count):
         picture, first_line, first_column = place_of(number, tables, plan)
         _, lines = part_inside(first_line, plan.dilation_height, m, plan.target_height)
         _, pixels = part_inside(first_column, plan.dilation_width, m, plan.target_width)
         place = ((picture * plan.target_height + first_line) * plan.target_width + first_column) * targets + start
+        if far and number + 1 < tile + count:
+            _fetch_outputs(target, number + 1, start, width, tables, plan)
         whole = lines == m and pixels == m
         if whole:
             outputs, into, line, pixel = target, place, target_line, target_pixel
         else:
-            outputs, into, line, pixel = scratch, own + plan.cells, m * 2 * lanes, 2 * lanes
+            outputs, into, line, pixel = scratch, cells, m * 2 * lanes, 2 * lanes
         for lane in range(0, width, lanes):
             shift = min(lane, width - lanes)
             transform_output(
@@ -576,14 +585,25 @@ def _transform_outputs(bias, floor, target, tile, count, start, width, tables, s
 
 
 @njit(**INNER)
+def _fetch_outputs(target, tile, start, width, tables, plan):
+    """Ask for the lines that the outputs of a tile are written to."""
+    picture, first_line, first_column = place_of(tile, tables, plan)
+    for i in range(plan.tile):
+        line = picture * plan.target_height + first_line + i * plan.dilation_height
+        for j in range(plan.tile):
+            place = (line * plan.target_width + first_column + j * plan.dilation_width) * plan.targets + start
+            for cell in range(place, place + width, LINE_BYTES // target.itemsize):
+                fetch_to_write(target, cell)
+
+
+@njit(**INNER)
 def _pool_outputs(
-    bias, floor, activation, alpha, target, winner, tile, count, start, width, tables, scratch, own, plan
+    bias, floor, activation, alpha, target, winner, tile, count, start, width, tables, scratch, products, cells, plan
 ):  # fmt: skip
     """The same with max pooling after it: a tile's outputs stay in the first-level cache."""
     lanes = lanes_of(target)
     m, step, pixel = plan.tile, plan.product_step, 2 * lanes
     line = m * pixel
-    products, cells = own + plan.products, own + plan.cells
     window = plan.pool_height, plan.pool_width
     pooled_height, pooled_width = plan.target_height // window[0], plan.target_width // window[1]
     for number in range(tile, tile + count):
