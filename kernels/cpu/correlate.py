@@ -23,6 +23,7 @@ All three are products of a matrix that only tables of offsets describe (`plan`)
 
 B is copied into panels first, of which the tile reads one from end to end.  A filter's gradient has few entries, each
 the sum over all pixels: the pixels are cut into *slots*, each with sums of its own, which are then added in order.
+Where channels and filters are enough for it, each panel of dz is copied when it is its turn (`beside`).
 
 Filters of 3 x 3 or 5 x 5 with many channels are computed with fewer multiplications (`winograd`) where that is
 estimated to be faster.  Filters three cells wide whose channels do not mix take fewer loads (`sliding`, and their
@@ -406,7 +407,7 @@ def _add_block_beside(
         for _ in range(plan.target_panels):
             for lane in range(0, 2 * lanes, lanes):
                 copy_and_add_rows(
-                    dz, dz_origin + lane, plan.target_channels, rows.size, lanes, packed, into + lane, 2 * lanes,
+                    dz, dz_origin + lane, plan.target_channels, rows.size, packed, into + lane, 2 * lanes,
                     sums, bias_sums + lane, add,
                 )  # fmt: skip
             x_place, dy_place = product_beside(
@@ -429,14 +430,12 @@ def _ahead(x, pixel, count, plan):
 @njit(**INNER)
 def _sum_up(dz, place, count, sums, into, add, plan):
     """The sums of dz over some pixels, which are the bias' gradient."""
-    channels, lanes, zero = plan.target_channels, lanes_of(dz), np.intp(0)
+    channels, lanes = plan.target_channels, lanes_of(dz)
     whole = channels - channels % lanes
     for f in range(0, whole, lanes):
-        add_rows(dz, place + f, channels, count, lanes, dz, zero, zero, sums, into + f, add)
+        add_rows(dz, place + f, channels, count, lanes, sums, into + f, add)
     if whole < channels:
-        add_narrow_rows(
-            dz, place + whole, channels, count, channels - whole, dz, zero, zero, sums, into + whole, add
-        )  # fmt: skip
+        add_narrow_rows(dz, place + whole, channels, count, channels - whole, sums, into + whole, add)
 
 
 @njit(**INNER)
