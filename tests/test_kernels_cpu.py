@@ -11,6 +11,7 @@ from gpuconv.kernels.cpu.epilogue import NO_WINDOW
 from gpuconv.kernels.cpu.processor import BESIDE_ROWS
 from gpuconv.kernels.cpu.product import lanes, panel_start, panels
 from gpuconv.kernels.cpu.threads import WORKERS
+from gpuconv.kernels.formulas import LINEAR, RELU, SIGMOID
 from gpuconv.kernels.geometry import correlation_geometry, pooled_part, pooling_geometry
 from hypothesis import given
 from hypothesis import strategies as st
@@ -248,20 +249,36 @@ def test_packed_gradients_of_filters(filters, channels, dtype):
     geometry = correlation_geometry((3, 15, 14, channels), 3, filters, 2, ((1, 0), (0, 1)))
     packed = plan.forward_plan(geometry, np.dtype(dtype), False).tables[: plan.PLAN_SIZE].view(plan.PLAN)
     assert bool(packed["dz_panel"][0]) == (filters >= 64 and channels == 8)
-    CHECKS["correlate2d_gradient_filters"](cpu, Data(filters, dtype), geometry, 3)
+    # What is not multiplied by slopes is packed from dy.
+    for activation in (LINEAR, SIGMOID):
+        CHECKS["correlate2d_gradient_filters"](cpu, Data(filters, dtype), geometry, activation)
 
 
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("channels", [4, 8, 12, 16, 20, 24, 28, 44])
 def test_gradients_of_filters_whose_rows_lie_side_by_side(channels, kernel, dtype):
-    """Tall and low tiles, and whatever rows are left for the last one; whole panels of filters, in groups too."""
+    """Tall and low tiles, and whatever rows are left for the last one; whole panels of filters, in groups too.
+
+    Several blocks of pixels, and several tasks of a slot.
+    """
     for groups in (1, 2):
         filters = 4 * lanes(np.dtype(dtype)) * groups
-        geometry = correlation_geometry((3, 8, 7, channels * groups), kernel, filters, 2, groups=groups)
+        geometry = correlation_geometry((3, 24, 21, channels * groups), kernel, filters, 2, groups=groups)
         beside = plan.forward_plan(geometry, np.dtype(dtype), False).tables[: plan.PLAN_SIZE].view(plan.PLAN)["beside"]
         assert bool(beside[0]) == bool(BESIDE_ROWS)
-        CHECKS["correlate2d_gradient_filters"](cpu, Data(channels, dtype), geometry, 1)
+        for activation in (LINEAR, RELU):
+            CHECKS["correlate2d_gradient_filters"](cpu, Data(channels, dtype), geometry, activation)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("filters", [1, 2, 4, 7, 8, 10, 15, 16, 17, 24, 33, 40])
+def test_gradients_of_biases(filters, channels, dtype):
+    """Filters that fill vectors, and those that do not; blocks of pixels of each remainder by four."""
+    for width in (9, 10, 11, 12):
+        geometry = correlation_geometry((1, 13, width, channels), 1, filters)
+        CHECKS["correlate2d_gradient_filters"](cpu, Data(filters, dtype), geometry, LINEAR)
 
 
 @pytest.mark.parametrize("dtype", REAL)

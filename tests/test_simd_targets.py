@@ -4,7 +4,7 @@ import itertools
 import re
 
 import pytest
-from gpuconv.kernels.cpu import builders, simd, sliding, sliding_filters, stored
+from gpuconv.kernels.cpu import beside, builders, simd, sliding, sliding_filters, stored
 from gpuconv.kernels.cpu import processor as this_processor
 from gpuconv.kernels.cpu import vectors as vector_access
 from llvmlite import binding
@@ -47,6 +47,18 @@ def one_sliding_tile(tile, number):
 
     numbers, integer = number[::1], types.intp
     return function, (numbers, *[integer] * 7, numbers, integer, integer, numbers, number, numbers)
+
+
+def one_tile_beside(tile, number):
+    """The same for a tile of `beside`, over pixels."""
+
+    def function(a, rows, columns, b, c, add, x, x_step, dz, dz_step):
+        tile(a, 0, rows, 0, columns, b, 0, c, 0, add, x, 0, x_step, dz, 0, dz_step)
+
+    numbers, offsets, integer = number[::1], types.int64[::1], types.intp
+    return function, (
+        numbers, offsets, offsets, numbers, numbers, types.boolean, numbers, integer, numbers, integer
+    )  # fmt: skip
 
 
 def one_gradient_tile(number):
@@ -124,6 +136,17 @@ def test_sums_stay_in_registers(kind, form, bits, monkeypatch):
     columns = (1, 2, 4) if form == "wide" and kind != "SSE2" else (1,)
     assert sorted(counts) == [count * rows * vectors for count in columns]
     assert not [line for lines in loops for line in lines if re.search(stack, line) and re.search(VECTOR, line)]
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("rows", [8, 12])
+def test_sums_of_tiles_beside_stay_in_registers(rows, bits, monkeypatch):
+    triple, processor, multiply_add, stack = TARGETS["AVX-512"]
+    compile_for("AVX-512", beside, monkeypatch)
+    number = types.float32 if bits == 32 else types.float64
+    (loop,) = inner_loops(*one_tile_beside(beside._tile(rows), number), triple, processor)
+    assert sum(bool(re.search(multiply_add[bits], line)) for line in loop) == rows * beside.VECTORS
+    assert not [line for line in loop if re.search(stack, line)]
 
 
 @pytest.mark.parametrize("bits", [32, 64])

@@ -23,6 +23,7 @@ All three are products of a matrix that only tables of offsets describe (`plan`)
 
 B is copied into panels first, of which the tile reads one from end to end.  A filter's gradient has few entries, each
 the sum over all pixels: the pixels are cut into *slots*, each with sums of its own, which are then added in order.
+Where channels and filters are enough for it, each panel of dz is copied when it is its turn (`beside`).
 
 Filters of 3 x 3 or 5 x 5 with many channels are computed with fewer multiplications (`winograd`) where that is
 estimated to be faster.  Filters three cells wide whose channels do not mix take fewer loads (`sliding`, and their
@@ -34,6 +35,7 @@ from numba import njit
 
 from ..formulas import LINEAR, RELU
 from . import narrow, pointwise, sliding, sliding_filters, winograd, winograd_input
+from .beside import product_beside
 from .compiling import INNER, KERNEL
 from .epilogue import NO_WINDOW, finish, make_dz
 from .parts import over_samples
@@ -41,11 +43,11 @@ from .plan import PIXEL_BLOCK, forward_plan, input_gradient_plan, numbers_of, ph
 from .pool import largest_of_windows
 from .prepared import prepared
 from .processor import REGISTER_BYTES
-from .product import pack_panel, panel_start, product, product_beside, product_lanewise
+from .product import pack_panel, panel_start, product, product_lanewise
 from .threads import share
-from .vectors import lanes_of
+from .vectors import add_narrow_rows, add_rows, copy_and_add_rows, lanes_of
 from .views import part
-from .workspace import NO_WINNERS, ones, workspace
+from .workspace import LINE_BYTES, NO_WINNERS, workspace
 
 
 @prepared
@@ -131,7 +133,7 @@ def filters_gradient(x, dy, y, winner, geometry, activation, alpha, window, dfil
     scratch = workspace(plan.scratch, x.dtype)
     return _correlate_gradient_filters, (
         x, dy, y, winner, activation, alpha, dfilters, dbias, plan.tables, plan.slots, scratch, plan.zeros,
-        ones(x.dtype), plan.by_lanes,
+        plan.by_lanes,
     )  # fmt: skip
 
 
@@ -300,7 +302,7 @@ def _copy_part(source, values, winner, window, slope, alpha, picture, pictures, 
 
 @njit(**KERNEL)
 def _correlate_gradient_filters(
-    x, dy, y, winner, activation, alpha, dfilters, dbias, tables, slots, scratch, none, ones, lanewise
+    x, dy, y, winner, activation, alpha, dfilters, dbias, tables, slots, scratch, none, lanewise
 ):
     plan = numbers_of(tables)
     sums, rest = scratch[: slots * plan.slot_size], scratch[slots * plan.slot_size :]
@@ -309,7 +311,7 @@ def _correlate_gradient_filters(
         _add_slots,
         (
             x.reshape(-1), dy.reshape(-1), y.reshape(-1), winner.reshape(-1), activation, alpha, sums,
-            tables, slots, rest, none, ones, lanewise,
+            tables, slots, rest, none, lanewise,
         ),
         slots,
         work,
@@ -318,9 +320,7 @@ def _correlate_gradient_filters(
 
 
 @njit(**INNER)
-def _add_slots(
-    first, last, worker, x, dy, y, winner, activation, alpha, sums, tables, slots, scratch, none, ones, lanewise
-):
+def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, tables, slots, scratch, none, lanewise):
     """Each slot's sums over its pixels: panels of dfilters, then dbias."""
     plan, phase = numbers_of(tables), phases_of(tables)[0]
     lanes = REGISTER_BYTES // x.itemsize
@@ -328,13 +328,13 @@ def _add_slots(
     no_window, zero = (np.int64(0), np.int64(0)), np.intp(0)
     own = worker * plan.scratch_of_slot
     dz = own + plan.scratch_size
+    packed_dz = dz + PIXEL_BLOCK * plan.target_channels
+    window = plan.unpool_height, plan.unpool_width
     width = max(plan.group_targets, lanes)
-    c_panel = (plan.depth + 1) * 2 * lanes
+    c_panel = plan.depth * 2 * lanes
     c_group = plan.target_panels * c_panel
     columns = tables[phase.columns : phase.columns + plan.depth]
     places = tables[plan.wide_rows : plan.wide_rows + plan.depth]
-    bias_place = tables[plan.wide_rows + plan.depth : plan.wide_rows + plan.depth + 1]
-    origin, no_columns = tables[plan.zeros : plan.zeros + 1], tables[plan.zeros : plan.zeros + PIXEL_BLOCK]
     dz_rows = tables[plan.dz_rows : plan.dz_rows + PIXEL_BLOCK]
     for slot in range(first, last):
         c = slot * plan.slot_size
@@ -354,28 +354,36 @@ def _add_slots(
                 line = picture * plan.height + band * plan.lines * plan.line_step
                 a, a_origin = x, line * plan.width * plan.channels
             pixel = (picture * plan.target_height + band * plan.lines) * plan.target_width
-            for begin in range(0, count, PIXEL_BLOCK):
-                end = min(begin + PIXEL_BLOCK, count)
-                _packed_dz(dy, y, winner, activation, alpha, pixel + begin, end - begin, scratch, dz, plan)
+            blocks = (count + PIXEL_BLOCK - 1) // PIXEL_BLOCK
+            for block in range(blocks):
+                begin, end = block * count // blocks, (block + 1) * count // blocks
+                given, given_origin = scratch, dz
+                if plan.dz_panel and activation == LINEAR and not window[0]:
+                    given, given_origin = dy, (pixel + begin) * plan.target_channels
+                else:
+                    make_dz(
+                        dy, y, winner, window, plan.target_width, plan.target_channels, pixel + begin, end - begin,
+                        activation, alpha, scratch, dz,
+                    )  # fmt: skip
+                if plan.beside:
+                    _add_block_beside(
+                        a, a_origin, columns, rows[begin:end], given, given_origin, scratch, packed_dz,
+                        sums, c, started,
+                        x, pixel + begin + (count if plan.scratch_lines else end - begin), dy, pixel + end, plan,
+                    )  # fmt: skip
+                    started = True
+                    continue
+                _sum_up(given, given_origin, end - begin, sums, c + plan.bias_sums, started, plan)
+                if plan.dz_panel:
+                    _pack_dz(given, given_origin, end - begin, scratch, packed_dz, plan)
                 for group in range(plan.groups):
                     b = dz + group * plan.group_targets
                     if plan.dz_panel:
-                        b = dz + PIXEL_BLOCK * plan.target_channels + group * plan.target_panels * plan.dz_panel
-                    # The bias is a row of filters that see nothing but ones.
-                    product(
-                        ones, zero, origin, no_columns[: end - begin], scratch, b, dz_rows, bool(0), plan.dz_panel,
-                        none, lowest, sums, c + group * c_group, bias_place, c_panel, width, started,
-                    )  # fmt: skip
+                        b = packed_dz + group * plan.target_panels * plan.dz_panel
                     if lanewise is not None:
                         product_lanewise(
                             a, a_origin, columns, rows[begin:end], scratch, b, dz_rows, zero,
                             none, lowest, sums, c, places, c_panel, width, started,
-                        )  # fmt: skip
-                    elif plan.beside:
-                        product_beside(
-                            a, a_origin + group * plan.group_channels, columns, rows[begin:end],
-                            scratch, b, dz_rows, plan.dz_panel,
-                            none, lowest, sums, c + group * c_group, places, c_panel, width, started,
                         )  # fmt: skip
                     else:
                         product(
@@ -387,22 +395,62 @@ def _add_slots(
 
 
 @njit(**INNER)
-def _packed_dz(dy, y, winner, activation, alpha, pixel, count, scratch, dz, plan):
-    """dz of some pixels: as it lies in dy and, where the plan says so, in panels of each group after that."""
-    lanes = REGISTER_BYTES // dy.itemsize
-    channels, width = plan.target_channels, plan.group_targets
-    window = plan.unpool_height, plan.unpool_width
-    make_dz(dy, y, winner, window, plan.target_width, channels, pixel, count, activation, alpha, scratch, dz)
-    if plan.dz_panel:
-        packed = dz + PIXEL_BLOCK * channels
-        for group in range(plan.groups):
-            for panel in range(plan.target_panels):
-                start = panel_start(panel, max(width, lanes), lanes)
-                place = dz + group * width + start
-                pack_panel(
-                    scratch, place, channels, count, min(2 * lanes, width - start), bool(0), scratch, packed
+def _add_block_beside(
+    a, a_origin, columns, rows, dz, dz_origin, packed, into, sums, c, add, x, x_pixel, dy, dy_pixel, plan
+):  # fmt: skip
+    """What the pixels of a block give to their slot's sums, by panels of dz; see `beside`."""
+    lanes = lanes_of(x)
+    x_place, x_step = _ahead(x, x_pixel, rows.size, plan)
+    dy_place, dy_step = _ahead(dy, dy_pixel, rows.size, plan)
+    bias_sums = c + plan.bias_sums
+    for group in range(plan.groups):
+        for _ in range(plan.target_panels):
+            for lane in range(0, 2 * lanes, lanes):
+                copy_and_add_rows(
+                    dz, dz_origin + lane, plan.target_channels, rows.size, packed, into + lane, 2 * lanes,
+                    sums, bias_sums + lane, add,
                 )  # fmt: skip
-                packed += plan.dz_panel
+            x_place, dy_place = product_beside(
+                a, a_origin + group * plan.group_channels, columns, rows, packed, into, sums, c, add,
+                x, x_place, x_step, dy, dy_place, dy_step,
+            )  # fmt: skip
+            dz_origin += 2 * lanes
+            bias_sums += 2 * lanes
+            c += plan.depth * 2 * lanes
+
+
+@njit(**INNER)
+def _ahead(x, pixel, count, plan):
+    """Where the part of x (or dy) begins that belongs to `count` pixels, and in which steps it is to be fetched."""
+    pixels = plan.batch * plan.target_height * plan.target_width
+    numbers = x.size * count // pixels
+    return x.size * pixel // pixels, min(numbers // (plan.tiles * count) + 1, LINE_BYTES // x.itemsize)
+
+
+@njit(**INNER)
+def _sum_up(dz, place, count, sums, into, add, plan):
+    """The sums of dz over some pixels, which are the bias' gradient."""
+    channels, lanes = plan.target_channels, lanes_of(dz)
+    whole = channels - channels % lanes
+    for f in range(0, whole, lanes):
+        add_rows(dz, place + f, channels, count, lanes, sums, into + f, add)
+    if whole < channels:
+        add_narrow_rows(dz, place + whole, channels, count, channels - whole, sums, into + whole, add)
+
+
+@njit(**INNER)
+def _pack_dz(dz, place, count, packed, into, plan):
+    """Copy dz of some pixels into panels of each group."""
+    lanes = lanes_of(dz)
+    width = plan.group_targets
+    for group in range(plan.groups):
+        for panel in range(plan.target_panels):
+            start = panel_start(panel, max(width, lanes), lanes)
+            pack_panel(
+                dz, place + group * width + start, plan.target_channels, count, min(2 * lanes, width - start), bool(0),
+                packed, into,
+            )  # fmt: skip
+            into += plan.dz_panel
 
 
 @njit(**INNER)
@@ -410,17 +458,23 @@ def _add_up(first, last, worker, sums, dfilters, dbias, tables, slots):
     """Add the slots in order: a task is one row of the filters' gradient; the last one is the bias."""
     plan = numbers_of(tables)
     lanes = REGISTER_BYTES // sums.itemsize
-    panel_size = (plan.depth + 1) * 2 * lanes
+    panel_size = plan.depth * 2 * lanes
     outputs = plan.groups * plan.group_targets
     for row in range(first, last):
-        gradients, line = (dbias, 0) if row == plan.depth else (dfilters, row * outputs)
+        if row == plan.depth:
+            dbias[:] = 0
+            for slot in range(slots):
+                origin = slot * plan.slot_size + plan.bias_sums
+                for f in range(outputs):
+                    dbias[f] += sums[origin + f]
+            continue
         for group in range(plan.groups):
             for panel in range(plan.target_panels):
                 start = panel_start(panel, max(plan.group_targets, lanes), lanes)
                 width = min(2 * lanes, plan.group_targets - start)
                 place = (group * plan.target_panels + panel) * panel_size + row * 2 * lanes
-                into = line + group * plan.group_targets + start
-                gradient = gradients[into : into + width]
+                into = row * outputs + group * plan.group_targets + start
+                gradient = dfilters[into : into + width]
                 gradient[:] = 0
                 for slot in range(slots):
                     part = sums[place + slot * plan.slot_size : place + slot * plan.slot_size + width]

@@ -11,14 +11,17 @@ from numba.extending import intrinsic
 from .compiling import INNER
 from .workspace import LINE_BYTES
 
+# Into which cache a line is fetched: that of the first level, or no nearer than that of the second.
+NEAR, FAR = 3, 2
 
-def emit_fetch(builder, pointer, writing):
+
+def emit_fetch(builder, pointer, writing, level=NEAR):
     """Ask for the line that holds an address; `writing`: 1 if it is to be written, 0 if to be read."""
     byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     function_type = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
     function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0i8")
-    near, data = 3, 1
-    builder.call(function, [builder.bitcast(pointer, byte), *map(number, (writing, near, data))])
+    data = 1
+    builder.call(function, [builder.bitcast(pointer, byte), *map(number, (writing, level, data))])
 
 
 def _fetch(writing):

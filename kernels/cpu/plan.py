@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from .beside import TALL
 from .compiling import INNER
 from .epilogue import NO_WINDOW
 from .processor import BESIDE_ROWS
@@ -63,8 +64,8 @@ PLAN = np.dtype(
             "wide_size scratch_of_worker scratch_of_slot "  # for one worker: of a narrow target, all, of a gradient
             "pool_height pool_width pooled_size "  # windows of max pooling on the target; 0: none
             "unpool_height unpool_width "  # and on dz, where that is the source
-            "depth packed_size wide_rows dz_rows dz_panel beside "  # dz_panel: 0 if dz is not packed
-            "zeros slot_size phases_end"
+            "depth packed_size wide_rows dz_rows dz_panel beside tiles "  # dz_panel: 0 if dz is not packed
+            "bias_sums slot_size phases_end"
         ).split()
     ]
 )
@@ -264,21 +265,22 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, slope
     panel_size = n["target_panels"] * 2 * lanes(dtype)
     rows = pictures * lines * most_pixels
     n["depth"] = g.kernel_height * g.kernel_width * group_channels
-    n["wide_rows"] = tables.put(np.arange(max(rows, n["depth"] + 1)) * 2 * lanes(dtype))
+    n["wide_rows"] = tables.put(np.arange(max(rows, n["depth"])) * 2 * lanes(dtype))
     reused = n["depth"] >= PACKED_DEPTH and target_channels >= PACKED_WIDTH
-    packed_dz = group_targets < lanes(dtype) or (reused and not lanewise)
+    # Whole fours of rows of the filters' gradient, and whole panels of dz: see `beside`.
+    n["beside"] = bool(BESIDE_ROWS) and group_channels % FOUR == 0 and group_targets % (2 * lanes(dtype)) == 0
+    packed_dz = n["beside"] or group_targets < lanes(dtype) or (reused and not lanewise)
     n["dz_panel"] = PIXEL_BLOCK * 2 * lanes(dtype) if packed_dz else 0
     n["dz_rows"] = tables.put(np.arange(PIXEL_BLOCK) * (2 * lanes(dtype) if packed_dz else target_channels))
-    # Whole fours of rows of the filters' gradient, and whole panels of dz: see `product_beside`.
-    n["beside"] = bool(BESIDE_ROWS) and group_channels % FOUR == 0 and group_targets % (2 * lanes(dtype)) == 0
-    n["zeros"] = tables.put(np.zeros(PIXEL_BLOCK))
     n["packed_size"] = groups * n["depth"] * panel_size
     n["wide_size"] = rows * 2 * lanes(dtype) if group_targets < lanes(dtype) else 0
     n["pooled_size"] = rows * target_channels if n["pool_height"] else 0
     n["scratch_of_worker"] = n["scratch_size"] + n["wide_size"] + n["pooled_size"]
     dz_size = PIXEL_BLOCK * target_channels + groups * n["target_panels"] * n["dz_panel"]
     n["scratch_of_slot"] = n["scratch_size"] + dz_size
-    n["slot_size"] = groups * (n["depth"] + 1) * panel_size
+    n["tiles"] = groups * n["target_panels"] * -(-n["depth"] // TALL)
+    n["bias_sums"] = groups * n["depth"] * panel_size
+    n["slot_size"] = n["bias_sums"] + -(-target_channels // lanes(dtype)) * lanes(dtype)
     slots = 0
     scratch = n["packed_size"] + WORKERS * n["scratch_of_worker"]
     if not sorting:

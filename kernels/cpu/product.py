@@ -13,7 +13,7 @@ from numba import njit
 
 from .compiling import INNER
 from .processor import LANEWISE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS
-from .simd import LOW, TALL, lanewise_tile, low_beside_tile, narrow_tile, tall_beside_tile, wide_tile, widest_tile
+from .simd import lanewise_tile, narrow_tile, wide_tile, widest_tile
 from .vectors import copy_part, copy_vector, lanes_of, turn_square
 
 # Bytes of a B that stays in the first-level cache.
@@ -120,37 +120,6 @@ def product(
                     a, a_origin, rows, row, columns, b, b_start, b_rows, fours,
                     bias, start, floor, c, c_start, c_rows, 0, 0, 0, add,
                 )  # fmt: skip
-
-
-@njit(**INNER)
-def product_beside(
-    a, a_origin, rows, columns, b, b_origin, b_rows, b_panel, none, lowest, c, c_origin, c_rows, c_panel, width, add
-):  # fmt: skip
-    """As `product` for rows of A side by side by fours, with whole panels; `none` and `lowest` are no bias and floor.
-
-    Such a tile has few addresses, and so can have twice the rows: half as many loads of B, and of lines of A's columns,
-    from which a row takes one number each.
-    """
-    lanes = lanes_of(a)
-    for panel in range(width // (2 * lanes)):
-        start = panel * 2 * lanes
-        b_start = b_origin + (panel * b_panel if b_panel else start)
-        c_start = c_origin + (panel * c_panel if c_panel else start)
-        row = 0
-        while row < rows.size:
-            left = rows.size - row
-            if left % TALL == 0 or left > 2 * LOW:
-                tall_beside_tile(
-                    a, a_origin, rows, row, columns, b, b_start, b_rows, bool(0),
-                    none, 0, lowest, c, c_start, c_rows, lanes, lanes, lanes, add,
-                )  # fmt: skip
-                row += TALL
-            else:
-                low_beside_tile(
-                    a, a_origin, rows, row, columns, b, b_start, b_rows, bool(0),
-                    none, 0, lowest, c, c_start, c_rows, lanes, lanes, lanes, add,
-                )  # fmt: skip
-                row += LOW
 
 
 @njit(**INNER)

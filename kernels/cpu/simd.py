@@ -37,7 +37,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .builders import keep_loop, multiply_add, spread
-from .processor import BESIDE_ROWS, FUSED, LANEWISE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS
+from .processor import FUSED, LANEWISE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS
 
 # Columns of A and rows of B that may share one offset each: see `product.in_fours`.
 FOUR = 4
@@ -45,12 +45,11 @@ FOUR = 4
 _I64 = ir.IntType(64)
 
 
-def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False, beside=False):
+def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False):
     """The intrinsic for a tile of so many rows and vectors.
 
     `lanewise`: with an A of its own for each lane.  `unrolled`: with several columns in a turn of its loop, for which
-    sums, B and A must leave a register, since LLVM mixes the columns' instructions.  `beside`: with rows of A that lie
-    side by side by fours, in a table of whole fours.
+    sums, B and A must leave a register, since LLVM mixes the columns' instructions.
     """
 
     @intrinsic
@@ -121,16 +120,11 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False, beside=False):
         inner = [ir.Constant(_I64, number * vector.count) for number in range(max(vectors - 1, 1))]
         b_steps, bias_steps, c_steps = ([*inner, values[f"{name}_last"]][:vectors] for name in ("b", "bias", "c"))
         places = []
-        together = FOUR if beside else 1
-        last_row = builder.sub(values["last_row"], ir.Constant(_I64, together - 1))
-        for r in range(0, rows_of_tile, together):
+        for r in tile_rows:
             place = builder.add(values["row"], ir.Constant(_I64, r))
-            place = builder.select(builder.icmp_signed(">", place, last_row), last_row, place)
-            places += [builder.add(place, ir.Constant(_I64, number)) for number in range(together)]
-        a_rows = [
-            builder.gep(pointers["a"], [builder.add(values["a_origin"], offset("rows", place))])
-            for place in places[::together]
-        ]
+            beyond = builder.icmp_signed(">", place, values["last_row"])
+            places.append(builder.select(beyond, values["last_row"], place))
+        a_rows = [builder.gep(pointers["a"], [builder.add(values["a_origin"], offset("rows", p))]) for p in places]
         c_rows = [builder.gep(pointers["c"], [builder.add(values["c_origin"], offset("c_rows", p))]) for p in places]
         b_first = builder.gep(pointers["b"], [values["b_origin"]])
 
@@ -141,22 +135,21 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False, beside=False):
             for place in line:
                 builder.store(zero, place)
 
-        def add_columns(first, end, count, side_by_side):
+        def add_columns(first, end, count, together):
             """Add the products of columns of A with rows of B, so many in a turn of the loop.
 
-            `side_by_side`: they lie side by side, so that one offset of each table serves all.
+            `together`: they lie side by side, so that one offset of each table serves all.
             """
             with cgutils.for_range_slice(builder, first, end, ir.Constant(_I64, count), intp=_I64) as (k, _):
                 for number in range(count):
-                    place = k if side_by_side else builder.add(k, ir.Constant(_I64, number))
-                    b_further = number if side_by_side else 0
-                    b_shift = builder.add(offset("b_rows", place), ir.Constant(_I64, b_further * 2 * vector.count))
+                    place = k if together else builder.add(k, ir.Constant(_I64, number))
+                    further = number if together else 0
+                    b_shift = builder.add(offset("b_rows", place), ir.Constant(_I64, further * 2 * vector.count))
                     b_row = builder.gep(b_first, [b_shift])
                     b_values = [load(b_row, step) for step in b_steps]
-                    shift = builder.add(offset("columns", place), ir.Constant(_I64, b_further))
-                    for r, line in enumerate(sums):
-                        a_row, further = a_rows[r // together], builder.add(shift, ir.Constant(_I64, r % together))
-                        a_value = load(a_row, further) if lanewise else everywhere(a_row, further)
+                    shift = builder.add(offset("columns", place), ir.Constant(_I64, further))
+                    for a_row, line in zip(a_rows, sums, strict=True):
+                        a_value = load(a_row, shift) if lanewise else everywhere(a_row, shift)
                         for b_value, total in zip(b_values, line, strict=True):
                             builder.store(multiply_add(builder, a_value, b_value, builder.load(total)), total)
                 keep_loop(builder)
@@ -164,11 +157,11 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False, beside=False):
         depth, begin = values["depth"], ir.Constant(_I64, 0)
         if unrolled and FUSED:
             whole = builder.select(values["fours"], builder.and_(depth, ir.Constant(_I64, -FOUR)), begin)
-            add_columns(begin, whole, FOUR, side_by_side=True)
+            add_columns(begin, whole, FOUR, together=True)
             begin = whole
         for count in (2, 1) if unrolled and FUSED else (1,):
             end = builder.and_(depth, ir.Constant(_I64, -count))
-            add_columns(begin, end, count, side_by_side=False)
+            add_columns(begin, end, count, together=False)
             begin = end
 
         totals = [[builder.load(place) for place in line] for line in sums]
@@ -199,8 +192,6 @@ TILE_ARGUMENTS = (
     "bias bias_origin floor c c_origin c_rows b_last bias_last c_last add"
 ).split()
 
-TALL, LOW = BESIDE_ROWS or (FOUR, FOUR)
-tall_beside_tile, low_beside_tile = _tile(TALL, 2, beside=True), _tile(LOW, 2, beside=True)
 wide_tile = _tile(WIDE_ROWS, 2, unrolled=True)
 widest_tile = _tile(WIDEST_ROWS, 3)
 narrow_tile = _tile(NARROW_ROWS, 1)

@@ -1,5 +1,7 @@
 """Vectors of numbers, read from arrays and written to them."""
 
+import functools
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -132,6 +134,80 @@ def add_part(typing, source, place, count, target, into):
         return context.get_dummy_value()
 
     return types.void(source, types.intp, types.intp, target, types.intp), code
+
+
+# Sums that take turns at rows, since an addition waits for the one before.
+SUMS = 4
+
+
+def _emit_sum_of_rows(builder, rows, read_row, read, write, place, add):
+    """Write the sum of so many vectors to a place or, where `add` says so, add it to what is there."""
+    zero = constant(read(place).type, 0.0)
+    totals = [cgutils.alloca_once_value(builder, zero) for _ in range(SUMS)]
+    even = builder.and_(rows, _I64(-SUMS))
+    for first, last, used in ((_I64(0), even, totals), (even, rows, totals[:1])):
+        with cgutils.for_range_slice(builder, first, last, _I64(len(used)), intp=_I64) as (row, _):
+            for number, total in enumerate(used):
+                vector = read_row(builder.add(row, _I64(number)))
+                builder.store(builder.fadd(builder.load(total), vector), total)
+    pairs = [builder.fadd(*map(builder.load, totals[number : number + 2])) for number in range(0, SUMS, 2)]
+    write(builder.fadd(builder.fadd(*pairs), builder.select(add, read(place), zero)), place)
+
+
+def _add_rows(narrow):
+    @intrinsic
+    def add_rows(typing, source, place, step, rows, width, target, into, add):
+        """Sum up vectors: the first of so many rows is at `place`, and each of the others `step` behind the last.
+
+        ``target[into : into + LANES]`` becomes the sum or, with `add`, grows by it.  Where rows have a `width` of fewer
+        numbers than a vector, the sum has zeros beside it.
+        """
+
+        def code(context, builder, signature, arguments):
+            _, place, step, rows, width, _, into, add = arguments
+            read, _ = vectors_of(context, builder, source, arguments[0])
+            if narrow:
+                chosen = first_lanes(builder, width, REGISTER_BYTES // (source.dtype.bitwidth // 8))
+                masked, _ = masked_vectors_of(context, builder, source, arguments[0], chosen)
+                read = functools.partial(masked, beside=0.0)
+
+            def read_row(row):
+                return read(builder.add(place, builder.mul(row, step)))
+
+            of_target = vectors_of(context, builder, target, arguments[5])
+            _emit_sum_of_rows(builder, rows, read_row, *of_target, into, add)
+            return context.get_dummy_value()
+
+        integer = types.intp
+        return types.void(source, integer, integer, integer, integer, target, integer, types.boolean), code
+
+    return add_rows
+
+
+add_rows, add_narrow_rows = _add_rows(False), _add_rows(True)
+
+
+@intrinsic
+def copy_and_add_rows(typing, source, place, step, rows, copies, first_copy, copy_step, target, into, add):
+    """As `add_rows`, and copy the rows: the first one to `first_copy`, each other one `copy_step` behind the last."""
+
+    def code(context, builder, signature, arguments):
+        _, place, step, rows, _, first_copy, copy_step, _, into, add = arguments
+        read, _ = vectors_of(context, builder, source, arguments[0])
+        _, write = vectors_of(context, builder, copies, arguments[4])
+
+        def copy_row(row):
+            vector = read(builder.add(place, builder.mul(row, step)))
+            write(vector, builder.add(first_copy, builder.mul(row, copy_step)))
+            return vector
+
+        _emit_sum_of_rows(builder, rows, copy_row, *vectors_of(context, builder, target, arguments[7]), into, add)
+        return context.get_dummy_value()
+
+    integer = types.intp
+    return types.void(
+        source, integer, integer, integer, copies, integer, integer, target, integer, types.boolean
+    ), code  # fmt: skip
 
 
 def turned(builder, rows):
