@@ -206,13 +206,14 @@ def _correlate_tasks(
         chunk, band = divmod(task, plan.bands)
         picture = chunk * plan.pictures
         pictures = min(plan.pictures, plan.batch - picture)
+        line = picture * plan.height + band * plan.lines * plan.line_step
+        ahead = line * plan.width * plan.channels + plan.ahead
         if plan.scratch_lines:
             _copy_part(
                 source, values, winner, unpooled, slope, slope_alpha, picture, pictures, band, scratch, own, plan
             )  # fmt: skip
             a, a_origin = scratch, own
         else:
-            line = picture * plan.height + band * plan.lines * plan.line_step
             a, a_origin = source, line * plan.width * plan.channels
             if slope != LINEAR or unpooled[0]:
                 end = min(line + pictures * plan.copied_lines, plan.batch * plan.height)
@@ -227,14 +228,19 @@ def _correlate_tasks(
         if window[0]:
             cells, cells_origin = scratch, between
         for phase in phases_of(tables):
-            lines = min(plan.lines, phase.lines - band * plan.lines)
+            # The part of its lines that lies in the band, and how much farther down it begins than a band does.
+            begin = max(band * plan.lines - phase.first, 0)
+            lines = min((band + 1) * plan.lines - phase.first, phase.lines) - begin
             if lines <= 0:
                 continue
+            down = begin - band * plan.lines
             count = pictures * lines * phase.pixels
             rows = part(tables, phase.rows, count)
             columns = part(tables, phase.columns, phase.depth)
             places = part(tables, phase.targets, count)
-            origin = cells_origin + phase.line * line_size + phase.column * plan.target_channels
+            a_place = a_origin + down * plan.line_step * (plan.scratch_width or plan.width) * plan.channels
+            target_line = phase.line + down * plan.target_line_step
+            origin = cells_origin + target_line * line_size + phase.column * plan.target_channels
             b_rows, fours = part(tables, phase.b_rows, phase.depth), phase.fours != 0
             panel = plan.depth * 2 * lanes
             for group in range(plan.groups):
@@ -242,18 +248,20 @@ def _correlate_tasks(
                 shift = group * width
                 if lanewise is not None:
                     product_lanewise(
-                        a, a_origin, rows, columns, packed, b, b_rows, panel,
+                        a, a_place, rows, columns, packed, b, b_rows, panel,
                         bias, floor, cells, origin, places, np.intp(0), width, bool(0),
                     )  # fmt: skip
                 elif width >= lanes:
-                    product(
-                        a, a_origin + group * plan.group_channels, rows, columns, packed, b, b_rows, fours, panel,
+                    ahead = product(
+                        a, a_place + group * plan.group_channels, rows, columns, packed, b, b_rows, fours, panel,
                         part(bias, shift, width), floor, cells, origin + shift, places, np.intp(0), width, bool(0),
+                        source, ahead, plan.ahead_step,
                     )  # fmt: skip
                 else:
                     product(
-                        a, a_origin + group * plan.group_channels, rows, columns, packed, b, b_rows, fours, panel,
+                        a, a_place + group * plan.group_channels, rows, columns, packed, b, b_rows, fours, panel,
                         none, lowest, scratch, wide, part(tables, plan.wide_rows, count), np.intp(0), lanes, bool(0),
+                        source, ahead, np.intp(0),
                     )  # fmt: skip
                     for row in range(count):
                         for f in range(width):
@@ -390,6 +398,7 @@ def _add_slots(first, last, worker, x, dy, y, winner, activation, alpha, sums, t
                             a, a_origin + group * plan.group_channels, columns, rows[begin:end],
                             scratch, b, dz_rows, bool(0), plan.dz_panel,
                             none, lowest, sums, c + group * c_group, places, c_panel, width, started,
+                            None, zero, zero,
                         )  # fmt: skip
                 started = True
 

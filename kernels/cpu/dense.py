@@ -364,7 +364,7 @@ def _product_rows(a, a_rows, a_columns, start, stop, b, panel, column, columns, 
     product(
         a, zero, a_rows, a_columns, b, place, part(tables, plan.b_rows, depth), plan.fours != 0, step,
         behind(bias, column), _floor(activation, c), flat(c), column, part(tables, plan.c_rows + start, stop - start),
-        zero, columns, bool(0),
+        zero, columns, bool(0), None, zero, zero,
     )  # fmt: skip
 
 
@@ -395,6 +395,7 @@ def _add_blocks(a, start, stop, depth, b, panel, column, tables, none, sums, cop
             source, zero, a_rows, a_columns, b, place, part(tables, plan.b_rows + begin, end - begin),
             plan.fours != 0, step,
             none, lowest, sums, zero, sum_rows, plan.row_block * 2 * lanes, max(columns, lanes), begin > 0,
+            None, zero, zero,
         )  # fmt: skip
 
 

@@ -216,7 +216,7 @@ def _make_cols(dy, y, activation, alpha, filters, picture, band, group, own, tab
         pack_panel(b, b_place, step, width, count, bool(1), own, plan.panel)
         product(
             filters, group * width, rows, columns, own, plan.panel, panel_rows, bool(1), zero,
-            none, lowest, own, place + cell, cols_rows, zero, 2 * lanes, bool(0),
+            none, lowest, own, place + cell, cols_rows, zero, 2 * lanes, bool(0), None, zero, zero,
         )  # fmt: skip
     for row in range(plan.depth):
         start = row * plan.row_size

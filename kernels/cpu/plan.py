@@ -9,12 +9,13 @@ some of the filters' cells, and forward is the case of one phase with all of the
 
 A task is either several whole small pictures or a band of target lines of one picture.
 
-Whole pictures: the places of a phase are sorted into *classes* by the taps that lie inside the picture, so that nothing
-is multiplied by the zeros around it, which for a gradient of small pictures are more than half of all.  The rows of a
-class are its places in one picture after another.
+The places of a phase are sorted into *classes* by the taps that lie inside the picture, so that nothing is multiplied
+by the zeros around it, which for a gradient of small pictures are more than half of all, and the source is read where
+it is.  The rows of a class are its places in one picture after another, or its part of a band.
 
-Bands: the task first copies its part of the source, with zeros around it where there is padding, into scratch memory
-of its worker, small enough for the second-level cache; a phase is one class, with all taps.
+Bands of dz, and those of pictures whose outputs are pooled, are copied first, with zeros around them where there is
+padding, into scratch memory of the worker, small enough for the second-level cache; a phase is one class then, with
+all taps.
 """
 
 import functools
@@ -26,7 +27,7 @@ from numba import njit
 from .beside import TALL
 from .compiling import INNER
 from .epilogue import NO_WINDOW
-from .processor import BESIDE_ROWS
+from .processor import BESIDE_ROWS, DOUBLE_ROWS
 from .product import in_fours, lanes, panels
 from .simd import FOUR
 from .threads import WORKERS
@@ -60,6 +61,7 @@ PLAN = np.dtype(
             "pictures bands lines tasks "  # pictures and phase lines of a task
             "line_step first_line first_column target_line_step "  # source line and column where a band starts
             "scratch_lines scratch_width "  # of what is copied with zeros around it; 0: nothing is
+            "ahead ahead_step "  # from a task's source to what the next one reads, and in which steps it is fetched
             "copied_lines scratch_size "  # of what is copied when it is multiplied by slopes
             "wide_size scratch_of_worker scratch_of_slot "  # for one worker: of a narrow target, all, of a gradient
             "pool_height pool_width pooled_size "  # windows of max pooling on the target; 0: none
@@ -72,10 +74,10 @@ PLAN = np.dtype(
 
 PLAN_SIZE = len(PLAN)
 
-# One class of one phase: its lines count from `line` in steps of the target.  Fields named as tables say where in the
-# array of all tables theirs start.
+# One class of one phase: its lines count from `line` in steps of the target, and the phase has `first` lines before.
+# Fields named as tables say where in the array of all tables theirs start.
 PHASE = np.dtype(
-    [(name, np.int64) for name in "line column lines pixels depth rows columns b_rows fours targets".split()]
+    [(name, np.int64) for name in "first line column lines pixels depth rows columns b_rows fours targets".split()]
 )
 
 
@@ -166,19 +168,25 @@ def _classes(phases, extent, step, target_step):
         for q in range(1, cells + 1):
             if q == cells or inside[q] != inside[first]:
                 shifted = [(a, i + first * step) for a, i in inside[first]]
-                found.append((start + first * target_step, q - first, shifted))
+                found.append((start + first * target_step, q - first, shifted, first))
                 first = q
     return found
 
 
 def _taps(classes):
     """Taps of all classes of one axis."""
-    return sum(len(taps) for _, _, taps in classes)
+    return sum(len(taps) for _, _, taps, _ in classes)
 
 
 def _reaches_beyond(phases, extent, step):
     """Whether any tap of one axis lies outside the source."""
     return any(i < 0 or (cells - 1) * step + i >= extent for _, cells, taps in phases for _, i in taps)
+
+
+def _turns(records, pictures, lines):
+    """Turns of the loops of tiles of two panels, with four columns each, in a task's products."""
+    rows = pictures * np.minimum(records["lines"], lines) * records["pixels"]
+    return int((-(-rows // DOUBLE_ROWS) * (records["depth"] // FOUR)).sum()) if DOUBLE_ROWS else 0
 
 
 def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, sloped, sorting, window):
@@ -221,7 +229,9 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, slope
     classes = [_classes(*axis) for axis in zip(phases, (height, width), step, target_step, strict=True)]
     entries = group_channels * _taps(classes[0]) * _taps(classes[1])
     padded = any(_reaches_beyond(*axis) for axis in zip(phases, (height, width), step, strict=True))
-    if whole and sorting and entries <= MOST_ENTRIES:
+    phases = [[(*phase, 0) for phase in axis] for axis in phases]
+    # Bands of dz are copied as it is, and what is to be pooled is made in bands of whole windows.
+    if sorting and (whole or (not sloped and window == NO_WINDOW)) and entries <= MOST_ENTRIES:
         phases = classes
         copied_lines = height
     elif padded:
@@ -241,7 +251,8 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, slope
     tables = Tables(int(n["phases_end"]))
     picture = np.arange(pictures, dtype=np.int64)[:, np.newaxis, np.newaxis]
     axes = ((vertical, horizontal) for vertical in phases[0] for horizontal in phases[1])
-    for record, ((line, most, rows), (column, pixels, columns)) in zip(records, axes, strict=True):
+    for record, ((line, most, rows, first), (column, pixels, columns, _)) in zip(records, axes, strict=True):
+        record["first"] = first
         record["line"], record["column"], record["lines"], record["pixels"] = line, column, most, pixels
         q, r = np.arange(min(lines, most), dtype=np.int64)[:, np.newaxis], np.arange(pixels, dtype=np.int64)
         record["rows"] = tables.put(((picture * source_lines + q * step[0]) * source_width + r * step[1]) * channels)
@@ -262,6 +273,11 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, slope
         b_rows = ((taps[:, 1:] * group_channels + channel) * 2 * lanes(dtype)).reshape(-1)
         record["columns"], record["b_rows"] = tables.put(columns), tables.put(b_rows)
         record["fours"] = in_fours(columns, b_rows, dtype)
+    if sorting and not sloped:
+        reach, fresh = (height, height) if whole else ((lines - 1) * step[0] + max(shifts[0]) + 1, lines * step[0])
+        n["ahead"] = pictures * reach * width * channels
+        turns = groups * (group_targets // (4 * lanes(dtype))) * _turns(records, pictures, lines)
+        n["ahead_step"] = -(-pictures * fresh * width * channels // turns) if turns else 0
     panel_size = n["target_panels"] * 2 * lanes(dtype)
     rows = pictures * lines * most_pixels
     n["depth"] = g.kernel_height * g.kernel_width * group_channels

@@ -1,9 +1,11 @@
 """Products of a matrix given by tables of offsets with a matrix of numbers; see `simd` for the tile they are made of.
 
-B and C are cut into *panels* of two vectors' width.  The last panel ends where the matrix ends, and so may overlap the
-one before: its columns are computed twice, to the same bits, and no store needs a mask.  A last panel of a single
-vector joins the one before in a tile of three vectors and fewer rows: by itself it would load almost as much as a wide
-one.  A matrix narrower than one vector is computed in a scratch of one vector's width (`widened`).
+B and C are cut into *panels* of two vectors' width.  AVX-512 has registers for tiles of two whole panels: as long as
+there are as many, they take the next two, and read half as much of A for a multiply-add.  The last panel ends where the
+matrix ends, and so may overlap the one before: its columns are computed twice, to the same bits, and no store needs a
+mask.  A last panel of a single vector joins the one before in a tile of three vectors and fewer rows: by itself it
+would load almost as much as a wide one.  A matrix narrower than one vector is computed in a scratch of one vector's
+width.
 """
 
 import functools
@@ -12,8 +14,8 @@ import numpy as np
 from numba import njit
 
 from .compiling import INNER
-from .processor import LANEWISE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS
-from .simd import lanewise_tile, narrow_tile, wide_tile, widest_tile
+from .processor import DOUBLE_ROWS, LANEWISE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS
+from .simd import FOUR, double_tile, lanewise_tile, narrow_tile, wide_tile, widest_tile
 from .vectors import copy_part, copy_vector, lanes_of, turn_square
 
 # Bytes of a B that stays in the first-level cache.
@@ -56,7 +58,7 @@ def panel_start(panel, width, lanes):
 @njit(**INNER)
 def product(
     a, a_origin, rows, columns, b, b_origin, b_rows, fours, b_panel,
-    bias, floor, c, c_origin, c_rows, c_panel, width, add,
+    bias, floor, c, c_origin, c_rows, c_panel, width, add, source, ahead, ahead_step,
 ):  # fmt: skip
     """``C[m, n] = sum_k a[a_origin + rows[m] + columns[k]] B[k, n]``, for all rows and columns of the tables.
 
@@ -75,6 +77,14 @@ def product(
     add : bool
         Add to C instead, without bias and floor; its panels may not overlap then.  The vectors of one tile may: all
         their sums are loaded before any is stored.
+    source, ahead, ahead_step : array or None, int, int
+        What the caller reads next: tiles of two panels ask for a line of it from ``source[ahead]`` on, and then one
+        `ahead_step` further, with each four columns of A that lie side by side.
+
+    Returns
+    -------
+    int
+        Where that ended.
 
     A small B is read again for the rows of each tile, so that C is passed through once: where sums have few terms, it
     is writing them that takes the time.
@@ -82,17 +92,31 @@ def product(
     Callers write ``np.intp(0)`` and ``bool(0)`` for literal zeros: Numba would compile this once more for 0.
     """
     lanes = lanes_of(a)
-    if columns.size * width * a.itemsize <= NEAR_BYTES and width % (2 * lanes) == 0:
+    doubles = width // (4 * lanes) if DOUBLE_ROWS else 0
+    near = columns.size * width * a.itemsize <= NEAR_BYTES and width % (2 * lanes) == 0
+    if near and not (doubles and width == 4 * lanes):
         for row in range(0, rows.size, WIDE_ROWS):
             for start in range(0, width, 2 * lanes):
                 b_start = b_origin + (start // (2 * lanes) * b_panel if b_panel else start)
                 c_start = c_origin + (start // (2 * lanes) * c_panel if c_panel else start)
                 wide_tile(
                     a, a_origin, rows, row, columns, b, b_start, b_rows, fours,
-                    bias, start, floor, c, c_start, c_rows, lanes, lanes, lanes, add,
+                    bias, start, floor, c, c_start, c_rows, lanes, lanes, lanes, add, None, 0, 0,
                 )  # fmt: skip
-        return
-    for panel in range((width + 2 * lanes - 1) // (2 * lanes)):
+        return ahead
+    for double in range(doubles):
+        start = double * 4 * lanes
+        b_start = b_origin + (2 * double * b_panel if b_panel else start)
+        c_start = c_origin + (2 * double * c_panel if c_panel else start)
+        b_last = b_panel + lanes if b_panel else 3 * lanes
+        c_last = c_panel + lanes if c_panel else 3 * lanes
+        for row in range(0, rows.size, DOUBLE_ROWS):
+            double_tile(
+                a, a_origin, rows, row, columns, b, b_start, b_rows, fours,
+                bias, start, floor, c, c_start, c_rows, b_last, 3 * lanes, c_last, add, source, ahead, ahead_step,
+            )  # fmt: skip
+            ahead += columns.size // FOUR * ahead_step
+    for panel in range(2 * doubles, (width + 2 * lanes - 1) // (2 * lanes)):
         start = panel_start(panel, width, lanes)
         left = width - start
         b_start = b_origin + (panel * b_panel if b_panel else start)
@@ -104,7 +128,7 @@ def product(
             for row in range(0, rows.size, WIDEST_ROWS):
                 widest_tile(
                     a, a_origin, rows, row, columns, b, b_start, b_rows, fours,
-                    bias, start, floor, c, c_start, c_rows, b_last, last, c_last, add,
+                    bias, start, floor, c, c_start, c_rows, b_last, last, c_last, add, None, 0, 0,
                 )  # fmt: skip
             break
         if left > lanes:
@@ -112,14 +136,15 @@ def product(
             for row in range(0, rows.size, WIDE_ROWS):
                 wide_tile(
                     a, a_origin, rows, row, columns, b, b_start, b_rows, fours,
-                    bias, start, floor, c, c_start, c_rows, second, second, second, add,
+                    bias, start, floor, c, c_start, c_rows, second, second, second, add, None, 0, 0,
                 )  # fmt: skip
         else:
             for row in range(0, rows.size, NARROW_ROWS):
                 narrow_tile(
                     a, a_origin, rows, row, columns, b, b_start, b_rows, fours,
-                    bias, start, floor, c, c_start, c_rows, 0, 0, 0, add,
+                    bias, start, floor, c, c_start, c_rows, 0, 0, 0, add, None, 0, 0,
                 )  # fmt: skip
+    return ahead
 
 
 @njit(**INNER)
@@ -142,7 +167,7 @@ def product_lanewise(
                 c_start = c_origin + (panel * c_panel if c_panel else start) + shift
                 lanewise_tile(
                     a, a_origin + start + shift, rows, row, columns, b, b_start, b_rows, bool(0),
-                    bias, start + shift, floor, c, c_start, c_rows, 0, 0, 0, add,
+                    bias, start + shift, floor, c, c_start, c_rows, 0, 0, 0, add, None, 0, 0,
                 )  # fmt: skip
 
 

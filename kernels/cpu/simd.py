@@ -37,7 +37,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .builders import keep_loop, multiply_add, spread
-from .processor import FUSED, LANEWISE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS
+from .fetching import emit_fetch
+from .processor import DOUBLE_ROWS, FUSED, LANEWISE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS
 
 # Columns of A and rows of B that may share one offset each: see `product.in_fours`.
 FOUR = 4
@@ -55,7 +56,7 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False):
     @intrinsic
     def tile(
         typing, a, a_origin, rows, row, columns, b, b_origin, b_rows, fours,
-        bias, bias_origin, floor, c, c_origin, c_rows, b_last, bias_last, c_last, add,
+        bias, bias_origin, floor, c, c_origin, c_rows, b_last, bias_last, c_last, add, source, ahead, ahead_step,
     ):  # fmt: skip
         """Sums of the rows ``row .. row + rows_of_tile - 1``; beyond the table's end, its last row again and again.
 
@@ -74,14 +75,19 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False):
         floor : number
             Results below it become it: 0 for ReLU, -infinity for none; NaN stays NaN.
         b_last, bias_last, c_last : int
-            From the first vector of a row to the last one; of three, the second lies right behind the first.
+            From the first vector of a row to the last one.  Of three, the second lies right behind the first; of four,
+            the third lies right before the last, too.
         add : bool
             Add to C, without bias and floor, instead of writing it.
+        source : array or None
+            With `fours`, each turn of the loop asks for a line of this array, the first for that of ``source[ahead]``,
+            the next for the one `ahead_step` further, and so on.
         """
         integer = types.intp
         signature = types.void(
             a, integer, rows, integer, columns, b, integer, b_rows, types.boolean,
             bias, integer, a.dtype, c, integer, c_rows, integer, integer, integer, types.boolean,
+            source, integer, integer,
         )  # fmt: skip
 
         def code(context, builder, signature, arguments):
@@ -117,8 +123,14 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False):
             return builder.load(builder.gep(pointers[table], [place]))
 
         tile_rows = range(rows_of_tile)
-        inner = [ir.Constant(_I64, number * vector.count) for number in range(max(vectors - 1, 1))]
-        b_steps, bias_steps, c_steps = ([*inner, values[f"{name}_last"]][:vectors] for name in ("b", "bias", "c"))
+        first, second = ir.Constant(_I64, 0), ir.Constant(_I64, vector.count)
+
+        def steps(last):
+            return {1: [first], 2: [first, last], 3: [first, second, last]}.get(
+                vectors, [first, second, builder.sub(last, second), last]
+            )
+
+        b_steps, bias_steps, c_steps = (steps(values[f"{name}_last"]) for name in ("b", "bias", "c"))
         places = []
         for r in tile_rows:
             place = builder.add(values["row"], ir.Constant(_I64, r))
@@ -127,6 +139,10 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False):
         a_rows = [builder.gep(pointers["a"], [builder.add(values["a_origin"], offset("rows", p))]) for p in places]
         c_rows = [builder.gep(pointers["c"], [builder.add(values["c_origin"], offset("c_rows", p))]) for p in places]
         b_first = builder.gep(pointers["b"], [values["b_origin"]])
+
+        fetching = "source" in pointers
+        if fetching:
+            fetched = cgutils.alloca_once_value(builder, builder.gep(pointers["source"], [values["ahead"]]))
 
         # Sums live in memory as far as this code is concerned; LLVM moves them into registers.
         zero = ir.Constant(vector, [0.0] * vector.count)
@@ -152,6 +168,10 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False):
                         a_value = load(a_row, shift) if lanewise else everywhere(a_row, shift)
                         for b_value, total in zip(b_values, line, strict=True):
                             builder.store(multiply_add(builder, a_value, b_value, builder.load(total)), total)
+                if together and fetching:
+                    line = builder.load(fetched)
+                    emit_fetch(builder, line, 0)
+                    builder.store(builder.gep(line, [values["ahead_step"]]), fetched)
                 keep_loop(builder)
 
         depth, begin = values["depth"], ir.Constant(_I64, 0)
@@ -189,9 +209,11 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False):
 
 TILE_ARGUMENTS = (
     "a a_origin rows row columns b b_origin b_rows fours "
-    "bias bias_origin floor c c_origin c_rows b_last bias_last c_last add"
+    "bias bias_origin floor c c_origin c_rows b_last bias_last c_last add source ahead ahead_step"
 ).split()
 
+# Two whole panels.
+double_tile = _tile(DOUBLE_ROWS, 4, unrolled=True)
 wide_tile = _tile(WIDE_ROWS, 2, unrolled=True)
 widest_tile = _tile(WIDEST_ROWS, 3)
 narrow_tile = _tile(NARROW_ROWS, 1)
