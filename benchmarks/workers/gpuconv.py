@@ -33,12 +33,12 @@ def prepare(case):
 
 
 def correlation(case):
-    """A correlation kernel on arrays that exist."""
+    """A correlation kernel on arrays that exist, made as the library makes them."""
     x, filters, bias, dy = inputs.correlation(case)
     geometry = correlation_geometry(
         x.shape, case["kernel"], case["filters"], case["stride"], case["padding"], case["dilation"], case["groups"]
     )
-    y, dx, dfilters, dbias = (np.empty_like(array) for array in (dy, x, filters, bias))
+    y, dx, dfilters, dbias = (cpu.empty(array.shape, array.dtype) for array in (dy, x, filters, bias))
 
     def forward():
         cpu.correlate2d(x, filters, bias, geometry, LINEAR, 0.0, y)
@@ -60,13 +60,13 @@ def correlation(case):
 
 
 def elementwise(case):
-    """A kernel that memory bounds, on arrays that exist."""
+    """A kernel that memory bounds, on arrays that exist, made as the library makes them."""
     operation, shape = case["operation"], tuple(case["shape"])
     x = inputs.normal(*shape)
     if "pool2d" in operation:
         geometry = pooling_geometry(shape, 2)
-        y, dx = np.empty(geometry.output_shape, np.float32), np.empty_like(x)
-        winner = np.empty(geometry.output_shape, geometry.winner_dtype)
+        y, dx = cpu.empty(geometry.output_shape, np.float32), cpu.empty(shape, np.float32)
+        winner = cpu.empty(geometry.output_shape, geometry.winner_dtype)
         dy = inputs.normal(*geometry.output_shape, seed=1)
         cpu.max_pool2d(x, geometry, y, winner)
         return {
@@ -75,10 +75,10 @@ def elementwise(case):
             "average_pool2d": lambda: cpu.average_pool2d(x, geometry, y) or y,
             "average_pool2d_gradient": lambda: cpu.average_pool2d_gradient(dy, geometry, dx) or dx,
         }[operation]
-    other, out = inputs.normal(*shape, seed=1), np.zeros_like(x)
+    other, out = inputs.normal(*shape, seed=1), cpu.zeros(shape, np.float32)
     steps = itertools.count(1)
     if operation in ("sgd", "adam"):
-        moments = np.zeros_like(x) if operation == "adam" else np.zeros(1, np.float32)
+        moments = cpu.zeros(shape if operation == "adam" else (1,), np.float32)
 
         def sgd():
             cpu.sgd(other, 1e-3, 0.0, False, 0.0, x, moments)
