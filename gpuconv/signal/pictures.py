@@ -169,7 +169,7 @@ def _output(device, x, shape, dtype):
     count = math.prod(shape)
     if not isinstance(x, np.ndarray) or count * dtype.itemsize < 16 * PAGE_BYTES:
         return device.empty(shape, dtype)
-    memory = device.empty(count + PAGE_BYTES // dtype.itemsize, dtype)
+    memory = device.empty((count + PAGE_BYTES // dtype.itemsize,), dtype)
     half_a_page_away = (x.ctypes.data + PAGE_BYTES // 2) // LINE_BYTES * LINE_BYTES
     start = (half_a_page_away - memory.ctypes.data) % PAGE_BYTES // dtype.itemsize
     return memory[start : start + count].reshape(shape)
