@@ -59,7 +59,7 @@ SHORT = 7
 SHORT_ROWS = 4
 
 # Cells of the largest kernel whose sums go past the caches: computing those of larger ones takes longer than memory.
-MOST_STREAMED_CELLS = 25
+MOST_STREAMED_CELLS = REGISTER_BYTES // 2
 
 # Least rows of a block of outputs, and the bytes of its part of X, which fits in the second-level cache.  Within that,
 # blocks are as wide as may be: long lines are copied fast.
