@@ -69,9 +69,9 @@ class Borrowed:
         return self.device.empty(tuple(shape), np.dtype(dtype or self.dtype))
 
     def give_back(self, array):
-        """A result in the kind of the caller's arrays."""
+        """A new array of the device, which the caller gets in the kind of its own arrays."""
         if self._example is None:
-            return self.device.to_host(array)
+            return array if isinstance(array, np.ndarray) else self.device.to_host(array)
         self.device.synchronize()
         return _as_kind_of(self._example, array)
 

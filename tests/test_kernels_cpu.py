@@ -158,13 +158,6 @@ def test_memory():
     check_memory(cpu)
 
 
-def test_large_arrays_start_with_a_line_of_the_cache():
-    for shape, dtype in (((300, 301), np.float32), ((70000,), np.uint8), ((2, 1 << 20), np.float64)):
-        array = cpu.empty(shape, dtype)
-        assert (array.shape, array.dtype, array.ctypes.data % 64) == (shape, dtype, 0)
-        assert array.flags.c_contiguous
-
-
 def test_repetition():
     check_repetition(cpu)
 

@@ -12,6 +12,7 @@ import scipy.integrate
 import scipy.linalg
 import scipy.signal
 from gpuconv.kernels.cpu import fourier, image
+from gpuconv.kernels.cpu.streaming import PAST_CACHES
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from support import seeds, tolerance
@@ -286,6 +287,18 @@ def test_pixels_read_where_they_lie(dtype, kernel_shape, shape, monkeypatch):
     for boundary in BOUNDARIES:
         a, b = numbers(0, shape, dtype), numbers(1, kernel_shape, dtype)
         assert_same_as_scipy("correlate2d", a, b, "same", boundary, 2, "direct")
+
+
+# Rows that are whole lines of memory, and others.
+@pytest.mark.parametrize("width", [1024, 1030])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sums_past_the_caches(width, threads, few_threads):
+    few_threads(threads)
+    rows, kernel = PAST_CACHES // (2 * 4 * width) + 13, numbers(1, (3, 3), "float32")
+    x = numbers(0, (rows, width), "float32")
+    whole, reach = signal.correlate2d(x, kernel, "same"), rows // 2
+    parts = [signal.correlate2d(part, kernel, "same") for part in (x[: reach + 1], x[reach - 1 :])]
+    np.testing.assert_array_equal(whole, np.concatenate([parts[0][:-1], parts[1][1:]]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "complex64"])

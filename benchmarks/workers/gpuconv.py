@@ -33,7 +33,7 @@ def prepare(case):
 
 
 def correlation(case):
-    """A correlation kernel on arrays that exist."""
+    """A correlation kernel on arrays that exist, made as the library makes them."""
     x, filters, bias, dy = inputs.correlation(case)
     geometry = correlation_geometry(
         x.shape, case["kernel"], case["filters"], case["stride"], case["padding"], case["dilation"], case["groups"]
@@ -60,7 +60,7 @@ def correlation(case):
 
 
 def elementwise(case):
-    """A kernel that memory bounds, on arrays that exist."""
+    """A kernel that memory bounds, on arrays that exist, made as the library makes them."""
     operation, shape = case["operation"], tuple(case["shape"])
     x = inputs.normal(*shape)
     if "pool2d" in operation:
@@ -75,10 +75,11 @@ def elementwise(case):
             "average_pool2d": lambda: cpu.average_pool2d(x, geometry, y) or y,
             "average_pool2d_gradient": lambda: cpu.average_pool2d_gradient(dy, geometry, dx) or dx,
         }[operation]
-    other, out = inputs.normal(*shape, seed=1), np.zeros_like(x)
+    other, out = inputs.normal(*shape, seed=1), cpu.empty(shape, np.float32)
+    out[...] = 0
     steps = itertools.count(1)
     if operation in ("sgd", "adam"):
-        moments = np.zeros_like(x) if operation == "adam" else np.zeros(1, np.float32)
+        moments = cpu.zeros(shape if operation == "adam" else (1,), np.float32)
 
         def sgd():
             cpu.sgd(other, 1e-3, 0.0, False, 0.0, x, moments)

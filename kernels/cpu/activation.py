@@ -265,17 +265,19 @@ def _softmax(first, last, worker, x, y, rows):
     begin, end = first * rows, min(last * rows, x.shape[0])
     some = min(max(SOFTMAX_PIECE // max(group * columns, 1), 1) * group, ROWS_AT_ONCE)
     streamed = is_streamed(y) and some * columns <= LARGEST_SOFTMAX_PIECE
-    piece = local_array(SOFTMAX_ROOM, y)
-    target, waiting = piece if streamed else shares, 0
+    local, piece = local_array(SOFTMAX_ROOM, y), local_array(SOFTMAX_ROOM, y)
+    # Rows that are masked are not scaled where they stand: a row's load waits for a masked store that might reach into
+    # it, the one before.
+    is_local = streamed or columns <= group
+    powers, target, waiting = local if is_local else shares, piece if streamed else shares, 0
     for start in range(begin, end, some):
         count, source = min(some, end - start), start * columns
         into = waiting if streamed else source
-        if streamed:
-            fetch(logits, source + count * columns, count * columns)
-        exponentials_of_rows(logits, source, columns, count, target, into, minus_largest, totals, sums)
+        place = 0 if is_local else source
+        exponentials_of_rows(logits, source, columns, count, powers, place, minus_largest, totals, sums)
         for row in range(count):
             totals[row] = one / totals[row]
-        scale_rows(target, into, columns, count, totals)
+        scale_rows(powers, place, columns, count, totals, target, into)
         if streamed:
             waiting = stream(piece, into + count * columns, shares, source - into, start + count == end)
     if streamed:

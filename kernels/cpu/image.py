@@ -30,6 +30,8 @@ bound, and pixels come from memory while others are multiplied.  Everything else
 is first copied into scratch memory of the task's worker, which stays in the second-level cache: X is never made as a
 whole, and the many lines that a tall kernel sees do not compete for the same places of the cache where pictures' lines
 are a power of two apart.
+
+Where picture and sums have `streaming.PAST_CACHES` bytes together, the sums of small kernels go past the caches.
 """
 
 import numpy as np
@@ -42,6 +44,7 @@ from . import views
 from .builders import keep_loop, multiply_add, spread
 from .compiling import INNER, KERNEL
 from .processor import REGISTER_BYTES, WIDE_ROWS
+from .streaming import PAST_CACHES, finish_streaming
 from .threads import WORKERS, share
 from .vectors import lanes_of
 from .workspace import LINE_BYTES, workspace
@@ -54,6 +57,9 @@ VECTORS = 4 if WIDE_ROWS > ROWS else 2
 # Rows of the largest kernel that has tiles of its own, whose shape leaves registers for a column of it.
 SHORT = 7
 SHORT_ROWS = 4
+
+# Cells of the largest kernel whose sums go past the caches: computing those of larger ones takes longer than memory.
+MOST_STREAMED_CELLS = REGISTER_BYTES // 2
 
 # Least rows of a block of outputs, and the bytes of its part of X, which fits in the second-level cache.  Within that,
 # blocks are as wide as may be: long lines are copied fast.
@@ -107,9 +113,10 @@ def _correlate(x, rows, columns, fillvalue, weights, y, height, width, step, siz
     # that start there store whole lines.
     grain = LINE_BYTES // y.itemsize if y.shape[1] * y.itemsize % LINE_BYTES == 0 else 1
     line_start = -y.ctypes.data % LINE_BYTES // y.itemsize
+    streamed = grain > 1 and (x.size + y.size) * y.itemsize >= PAST_CACHES and weights.size <= MOST_STREAMED_CELLS
     tasks = -(-y.shape[0] // height) * -(-y.shape[1] // width)
     arguments = (
-        x, rows, columns, run, fillvalue, weights, y, height, width, step, size, scratch, grain, line_start,
+        x, rows, columns, run, fillvalue, weights, y, height, width, step, size, scratch, grain, line_start, streamed,
         tiled, by_line,
     )  # fmt: skip
     share(_correlate_blocks, arguments, tasks, y.size * weights.size)
@@ -118,7 +125,7 @@ def _correlate(x, rows, columns, fillvalue, weights, y, height, width, step, siz
 @njit(**INNER)
 def _correlate_blocks(
     first, last, worker, x, rows, columns, run, fillvalue, weights, y, height, width, step, size, scratch,
-    grain, line_start, tiled, by_line,
+    grain, line_start, streamed, tiled, by_line,
 ):  # fmt: skip
     # Flat arrays, once for all tasks: `views` says what others would cost.
     source, target, cells = x.reshape(-1), y.reshape(-1), weights.reshape(-1)
@@ -134,7 +141,7 @@ def _correlate_blocks(
         if tiled is not None:
             begin, stop = _sum_in_place(
                 source, x.shape[1], part_rows, columns, run, cells, kernel_width, kernel_height, target, y.shape[1],
-                i, j, bottom, end, grain, line_start,
+                i, j, bottom, end, grain, line_start, streamed,
             )  # fmt: skip
         for left, right in ((j, begin), (stop, end)):
             if left < right:
@@ -151,6 +158,8 @@ def _correlate_blocks(
                         own, step, cells, kernel_width, kernel_height,
                         target, place, y.shape[1], height_left, right - left,
                     )  # fmt: skip
+    if streamed:
+        finish_streaming()
 
 
 @njit(**INNER)
@@ -205,7 +214,7 @@ def _sum_lines(part, step, weights, kernel_width, kernel_height, y, y_place, y_s
 @njit(**INNER)
 def _sum_in_place(
     x, x_step, rows, columns, run, weights, kernel_width, kernel_height, y, y_step,
-    top, left, bottom, right, grain, line_start,
+    top, left, bottom, right, grain, line_start, streamed,
 ):  # fmt: skip
     """The columns of a block that can be summed without a copy, and are: the first, and the one after the last.
 
@@ -223,8 +232,8 @@ def _sum_in_place(
         return right, right
     for line in range(top, bottom, SHORT_ROWS):
         row = min(line, bottom - SHORT_ROWS)
-        place = np.int64(rows[row - top]) * x_step + columns[begin]
-        _sum_bands(weights, kernel_width, kernel_height, x, place, x_step, y, row * y_step + begin, y_step, tiles)
+        place, into = np.int64(rows[row - top]) * x_step + columns[begin], row * y_step + begin
+        _sum_bands(weights, kernel_width, kernel_height, x, place, x_step, y, into, y_step, tiles, streamed)
     return begin, begin + tiles * lanes
 
 
@@ -237,10 +246,10 @@ def _sum_tiles(part, step, weights, kernel_width, kernel_height, y, y_place, y_s
     for line in range(0, height, rows):
         tiles = width // lanes if line + rows <= height else 0
         place = y_place + line * y_step
-        _sum_bands(weights, kernel_width, kernel_height, part, line * step, step, y, place, y_step, tiles)
+        _sum_bands(weights, kernel_width, kernel_height, part, line * step, step, y, place, y_step, tiles, False)
         for column in range(tiles * lanes, width, lanes):
             left = line * step + column
-            _sum_bands(weights, kernel_width, kernel_height, part, left, step, part, beside, lanes, 1)
+            _sum_bands(weights, kernel_width, kernel_height, part, left, step, part, beside, lanes, 1, False)
             for p in range(min(rows, height - line)):
                 for k in range(min(lanes, width - column)):
                     y[place + column + p * y_step + k] = part[beside + p * lanes + k]
@@ -259,15 +268,15 @@ def _is_short(weights, kernel_height):
 
 
 @njit(**INNER)
-def _sum_bands(weights, width, height, x, x_place, x_step, y, y_place, y_step, tiles):
-    """So many tiles beside each other, for a kernel of `width` and `height`."""
+def _sum_bands(weights, width, height, x, x_place, x_step, y, y_place, y_step, tiles, streamed):
+    """So many tiles beside each other, for a kernel of `width` and `height`; `streamed` ones are whole lines."""
     bands = _bands(weights, height)
     short = _is_short(weights, height)
     for band in range(bands):
         first = height * band // bands
         count = height * (band + 1) // bands - first
         strip = (weights, first, height, count, width, x, x_place + first * x_step, x_step)
-        into = (y, y_place, y_step, tiles, band > 0)
+        into = (y, y_place, y_step, tiles, band > 0, streamed)
         if not short:
             _tall_tiles(*strip, *into)
         elif count == 1:
@@ -292,7 +301,7 @@ def _tiles(short):
 
     @intrinsic
     def tiles(
-        typing, weights, start, column_step, height, width, x, x_place, x_step, y, y_place, y_step, count, add
+        typing, weights, start, column_step, height, width, x, x_place, x_step, y, y_place, y_step, count, add, streamed
     ):  # fmt: skip
         """``y[p, lane] = sum_{a, b} x[p + a, lane + b] weights[b, a]`` for the rows and lanes of tiles in a line.
 
@@ -311,17 +320,21 @@ def _tiles(short):
             Number of tiles.
         add : bool
             Add to y instead of writing it.
+        streamed : bool
+            Write past the caches, without adding: the tiles are whole lines, and the kernel is short.
         """
         place = types.intp
         signature = types.void(
-            weights, place, place, place, place, x, place, place, y, place, place, place, types.boolean
+            weights, place, place, place, place, x, place, place, y, place, place, place, types.boolean, types.boolean
         )  # fmt: skip
 
         def code(context, builder, signature, arguments):
             weights, x, y = (
                 context.make_array(signature.args[n])(context, builder, arguments[n]).data for n in (0, 5, 8)
             )
-            _, start, column_step, height, width, _, x_place, x_step, _, y_place, y_step, count, add = arguments
+            _, start, column_step, height, width, _, x_place, x_step, _, y_place, y_step, count, add, streamed = (
+                arguments
+            )
             dtype = signature.args[0].dtype
             vectors = _Vectors(builder, context.get_value_type(dtype), dtype.bitwidth // 8)
             # Sums live in memory as far as this code is concerned; LLVM moves them into registers.
@@ -372,11 +385,19 @@ def _tiles(short):
                     with cgutils.for_range_slice(builder, ir.Constant(_I64, below), height, step, _I64) as (row, _):
                         sweep([(0, p, -p) for p in range(ROWS)], row, column)
                     sweep([(r, p, r - p) for r in range(below) for p in range(r + 1, ROWS)], height, column)
-                for p, target in rows(y, y_place, y_step, top, range(tile_rows)).items():
-                    for n, total in enumerate(sums[p]):
-                        with builder.if_then(add):
-                            builder.store(builder.fadd(vectors.load(target, column, n), builder.load(total)), total)
-                        vectors.store(builder.load(total), target, column, n)
+                into = [
+                    (total, target, n)
+                    for p, target in rows(y, y_place, y_step, top, range(tile_rows)).items()
+                    for n, total in enumerate(sums[p])
+                ]
+                with builder.if_then(add):
+                    for total, target, n in into:
+                        builder.store(builder.fadd(vectors.load(target, column, n), builder.load(total)), total)
+                with builder.if_else(builder.and_(streamed, cgutils.bool_t(bool(short)))) as (past, cached):
+                    for branch, write in ((past, vectors.stream), (cached, vectors.store)):
+                        with branch:
+                            for total, target, n in into:
+                                write(builder.load(total), target, column, n)
                 keep_loop(builder)
             return context.get_dummy_value()
 
@@ -403,6 +424,11 @@ class _Vectors:
     def store(self, value, row, column, n):
         """Write the n-th vector from a column on."""
         self.builder.store(value, self._place(row, column, n), align=self.size)
+
+    def stream(self, value, row, column, n):
+        """`store` past the caches, where a line or a half of one begins."""
+        written = self.builder.store(value, self._place(row, column, n), align=REGISTER_BYTES)
+        written.set_metadata("nontemporal", self.builder.module.add_metadata([ir.IntType(32)(1)]))
 
 
 _tiles_1, _tiles_2, _tiles_3, _tiles_4, _tiles_5, _tiles_6, _tiles_7 = map(_tiles, range(1, SHORT + 1))

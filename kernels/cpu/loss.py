@@ -76,7 +76,7 @@ def _sparse_softmax_cross_entropy(first, last, worker, all_logits, labels, facto
         _exponentials(logits, begin, end, columns, totals, losses, gradient)
         for i in range(end - begin):
             totals[i] = factor / totals[i]
-        scale_rows(gradient, begin * columns, columns, end - begin, totals)
+        scale_rows(gradient, begin * columns, columns, end - begin, totals, gradient, begin * columns)
         for i in range(begin, end):
             place = i * columns + labels[i]
             losses[i] -= logits[place]

@@ -1,31 +1,35 @@
-"""Arrays of the CPU device are NumPy arrays."""
+"""Arrays of the CPU device are NumPy arrays.
+
+Those that are made here begin where a line of the cache does.  NumPy's large ones begin 16 bytes behind, so that half
+of the vectors of 32 bytes, and all of 64, lie in two lines: storing such a vector takes as long as storing two.
+"""
 
 import math
 
 import numpy as np
 
-from .workspace import LINE_BYTES
+LINE_BYTES = 64
 
-# Where a small array starts makes no difference that is worth the time to choose it.
-LARGE_BYTES = 1 << 16
+# Smaller arrays are NumPy's: finding a line's beginning takes longer than what it saves.
+LARGE = 1 << 16
 
 
 def empty(shape, dtype):
-    """A new array with undefined contents; a large one starts with a line of the cache.
-
-    Most of NumPy's start 16 bytes behind one, so that each vector of 64 bytes is stored to two lines.
-    """
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    if size < LARGE_BYTES:
-        return np.empty(shape, dtype)
-    memory = np.empty(size + LINE_BYTES, np.uint8)
-    start = -memory.ctypes.data % LINE_BYTES
-    return memory[start : start + size].view(dtype).reshape(shape)
+    """A new array with undefined contents."""
+    return _from_a_line_on(np.empty, shape, dtype)
 
 
 def zeros(shape, dtype):
     """A new array of zeros."""
-    return np.zeros(shape, dtype)
+    return _from_a_line_on(np.zeros, shape, dtype)
+
+
+def _from_a_line_on(make, shape, dtype):
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < LARGE:
+        return make(shape, dtype)
+    memory = make(size + LINE_BYTES, np.uint8)
+    return np.ndarray(shape, dtype, memory, -memory.ctypes.data % LINE_BYTES)
 
 
 def from_host(array):

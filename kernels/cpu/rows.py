@@ -26,6 +26,7 @@ from numba.extending import intrinsic
 from .builders import constant, keep_loop, spread
 from .compiling import INNER
 from .elementary import emit_scaled_exp_of_negative
+from .fetching import emit_fetch
 from .local import local_array
 from .processor import REGISTER_BYTES
 from .vectors import first_lanes, lanes_of, masked_vectors_of, turn_square, vectors_of
@@ -37,6 +38,9 @@ BLOCK_SIZE = FEW_COLUMNS * MOST_LANES
 # Rows that `exponentials_of_rows` takes, a multiple of the numbers in a vector, and the lanes of a vector for each.
 ROWS_AT_ONCE = 64
 LANE_SUMS = ROWS_AT_ONCE * REGISTER_BYTES // 4
+
+# Rows that are masked: those that have fewer numbers than a vector, or no more.
+_SHORT = "<=" if REGISTER_BYTES == 64 else "<"
 
 _I64 = ir.IntType(64)
 
@@ -251,6 +255,7 @@ class _RowEnd(NamedTuple):
     """What whole vectors leave of a row: a vector that overlaps the last of them."""
 
     whole: ir.Value  # whole vectors start at 0, LANES, ... below this place of the row
+    start: ir.Value  # where in the row it starts
     is_some: ir.Value  # whether there is anything left
     counted: ir.Value  # lanes that belong to no other vector
 
@@ -266,6 +271,8 @@ class _Rows(NamedTuple):
 
 def _by_length(context, builder, columns, emit, *arrays):
     """Write code for rows of at least one vector, and for shorter ones, whose only vector is masked.
+
+    With AVX-512, rows of one vector are masked too: that costs nothing there, and they do without a loop.
 
     Rows of more than one vector and at most two, which ten or sixteen classes are, have code of their own: there the
     loop over whole vectors has one turn, and LLVM makes none of it.
@@ -294,10 +301,10 @@ def _by_length(context, builder, columns, emit, *arrays):
             lambda numbers, row: write(numbers, builder.add(row, last)),
         )
 
-    with builder.if_else(builder.icmp_signed("<", columns, _I64(lanes))) as (short, long):
+    with builder.if_else(builder.icmp_signed(_SHORT, columns, _I64(lanes))) as (short, long):
         with short:
             counted = first_lanes(builder, columns, lanes)
-            row_end = _RowEnd(_I64(0), ir.IntType(1)(1), counted)
+            row_end = _RowEnd(_I64(0), _I64(0), ir.IntType(1)(1), counted)
             emit(row_end, *(short_rows(*array, counted) for array in arrays))
         with long:
             last = builder.sub(columns, _I64(lanes))
@@ -307,7 +314,7 @@ def _by_length(context, builder, columns, emit, *arrays):
 
             def emit_long(whole, is_some):
                 counted = builder.icmp_signed(">=", numbers, spread(builder, builder.sub(whole, last), lanes))
-                emit(_RowEnd(whole, is_some, counted), *(long_rows(*array, last) for array in arrays))
+                emit(_RowEnd(whole, last, is_some, counted), *(long_rows(*array, last) for array in arrays))
 
             with builder.if_else(are_two) as (two, others):
                 with two:
@@ -357,12 +364,18 @@ def _maxima_of_rows(typing, source, start, columns, count, minus_largest, place)
 
 @intrinsic
 def _exponentials(typing, source, start, columns, count, minus_largest, target, into, sums):
-    """Scaled e^(x - largest x) of some rows, and the sum of each lane by lane into a vector of `sums`."""
+    """Scaled e^(x - largest x) of some rows, and the sum of each lane by lane into a vector of `sums`.
+
+    With each vector it asks for that of as many rows further on.  All at once these would keep the core's few buffers
+    for lines on their way from those that it needs at once, or that it writes.
+    """
 
     def code(context, builder, signature, arguments):
         source, start, columns, count, minus_largest, target, into, sums = arguments
         _, write_sum = vectors_of(context, builder, signature.args[7], sums, like=signature.args[0])
         shifts = context.make_array(signature.args[4])(context, builder, minus_largest).data
+        data = context.make_array(signature.args[0])(context, builder, source).data
+        next_rows = builder.gep(data, [builder.mul(count, columns)])
         lanes, _ = _lanes(signature.args[0])
 
         def emit(row_end, given, powers):
@@ -375,10 +388,12 @@ def _exponentials(typing, source, start, columns, count, minus_largest, target, 
                 builder.store(zero, total)
                 with builder.if_then(row_end.is_some):
                     # Read before anything is written, since source and target may be one.
+                    emit_fetch(builder, builder.gep(next_rows, [builder.add(place, row_end.start)]), 0)
                     power = emit_scaled_exp_of_negative(builder, builder.fadd(given.read_end(place), minus_top))
                     builder.store(power, last)
                     builder.store(builder.select(row_end.counted, power, zero), total)
                 with _loop(builder, _I64(0), row_end.whole, lanes) as j:
+                    emit_fetch(builder, builder.gep(next_rows, [builder.add(place, j)]), 0)
                     number = given.read(builder.add(place, j))
                     power = emit_scaled_exp_of_negative(builder, builder.fadd(number, minus_top))
                     powers.write(power, builder.add(out, j))
@@ -437,32 +452,33 @@ def exponentials_of_rows(source, start, columns, count, target, into, minus_larg
 
 
 @intrinsic
-def scale_rows(typing, numbers, start, columns, count, factors):
-    """Multiply each of the rows that start here by its factor."""
+def scale_rows(typing, source, start, columns, count, factors, target, into):
+    """Each of the rows that start here times its factor; source and target may be one."""
 
     def code(context, builder, signature, arguments):
-        numbers, start, columns, count, factors = arguments
+        source, start, columns, count, factors, target, into = arguments
         lanes, _ = _lanes(signature.args[0])
         scales = context.make_array(signature.args[4])(context, builder, factors).data
 
-        def emit(row_end, rows):
+        def emit(row_end, given, rows):
             last = cgutils.alloca_once(builder, ir.VectorType(scales.type.pointee, lanes))
             with _loop(builder, _I64(0), count, 1) as row:
-                place = builder.add(start, builder.mul(row, columns))
+                shift = builder.mul(row, columns)
+                place, out = builder.add(start, shift), builder.add(into, shift)
                 scale = spread(builder, builder.load(builder.gep(scales, [row])), lanes)
                 with builder.if_then(row_end.is_some):
-                    builder.store(builder.fmul(rows.read_end(place), scale), last)
+                    builder.store(builder.fmul(given.read_end(place), scale), last)
                 with _loop(builder, _I64(0), row_end.whole, lanes) as j:
-                    rows.write(builder.fmul(rows.read(builder.add(place, j)), scale), builder.add(place, j))
+                    rows.write(builder.fmul(given.read(builder.add(place, j)), scale), builder.add(out, j))
                     keep_loop(builder)
                 with builder.if_then(row_end.is_some):
-                    rows.write_end(builder.load(last), place)
+                    rows.write_end(builder.load(last), out)
 
-        _by_length(context, builder, columns, emit, (signature.args[0], numbers))
+        _by_length(context, builder, columns, emit, (signature.args[0], source), (signature.args[5], target))
         return context.get_dummy_value()
 
     place = types.intp
-    return types.void(numbers, place, place, place, factors), code
+    return types.void(source, place, place, place, factors, target, place), code
 
 
 @intrinsic

@@ -6,8 +6,7 @@ import threading
 
 import numpy as np
 
-# Panels start where cache lines do.
-LINE_BYTES = 64
+from .memory import LINE_BYTES, empty
 
 # The smallest buffer, and larger ones have powers of two, so that few are ever made: calls that are recorded to be
 # repeated keep each one alive that they were made with.  Pages that nobody writes take no memory, but for arrays from
@@ -30,9 +29,8 @@ def workspace(count, dtype):
     buffer = _buffers.of.get(dtype)
     if buffer is None or buffer.size < count:
         size = max(FEWEST_BYTES, 1 << (count * dtype.itemsize - 1).bit_length())
-        memory = np.empty(size + LINE_BYTES, np.uint8)
-        start = -memory.ctypes.data % LINE_BYTES
-        buffer = _buffers.of[dtype] = memory[start : start + size].view(dtype)
+        # Panels start where cache lines do.
+        buffer = _buffers.of[dtype] = empty((size // dtype.itemsize,), dtype)
     return buffer
 
 
