@@ -18,6 +18,9 @@ import numpy as np
 # A variant this much slower than the library's fastest one is not timed again.
 HOPELESS = 1.5
 
+# How long each variant computes untimed when it is its turn.
+WARM_UP_SECONDS = 0.02
+
 THREADS = int(os.environ.get("BENCHMARK_THREADS", "1"))
 
 
@@ -61,8 +64,12 @@ class Prepared:
         """Seconds of one computation, `repeats` samples of every variant."""
         samples = {}
         for name, (function, units, calls) in self.variants.items():
-            # Other processes have computed meanwhile: caches are cold.
-            function()
+            # Other processes have computed meanwhile: caches are cold, and the core takes a while to its full speed.
+            started = time.perf_counter()
+            while True:
+                function()
+                if time.perf_counter() - started >= WARM_UP_SECONDS:
+                    break
             samples[name] = []
             for _ in range(repeats):
                 started = time.perf_counter()
