@@ -543,3 +543,31 @@ def test_gradient_by_input_of_one_cell_needs_no_zeros(shape, strides, activation
     geometry = correlation_geometry(shape, 1, 24, strides)
     assert not pointwise.usable(geometry)
     CHECKS["correlate2d_gradient_input"](cpu, Data(1, np.float32), geometry, activation)
+
+
+# Pictures of several bands, with zeros around them: places are sorted by the cells of a filter that lie inside, and of
+# some kinds there are fewer than a tile has rows.  Outputs of one to three panels, and narrower than a vector.
+PADDED_BANDS = {
+    "stride 1": correlation_geometry((1, 30, 29, 12), (3, 5), 40, padding="same", dilation=2),
+    "stride 2": correlation_geometry((2, 50, 51, 8), 3, 65, 2, "same"),
+    "strides": correlation_geometry((1, 61, 70, 16), 3, 100, (2, 1), ((1, 0), (0, 2))),
+    "groups": correlation_geometry((1, 47, 48, 12), 5, 70, (1, 2), "same", groups=2),
+    "narrow": correlation_geometry((1, 40, 41, 6), 3, 7, (1, 2), "same"),
+    "a line of zeros": correlation_geometry((1, 40, 41, 16), 2, 33, 1, ((3, 3), (3, 3))),
+}
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("case", PADDED_BANDS)
+def test_padded_bands(case, dtype, threads):
+    geometry = PADDED_BANDS[case]
+    tables = plan.forward_plan(geometry, np.dtype(dtype)).tables
+    assert tables[: plan.PLAN_SIZE].view(plan.PLAN)["bands"][0] > 1
+    for activation in (0, 1, 3):
+        for name in ("correlate2d", "correlate2d_gradient_input"):
+            CHECKS[name](cpu, Data(activation, dtype), geometry, activation)
+    results = []
+    for count in (1, 2, WORKERS):
+        threads(count)
+        results.append(CHECKS["correlate2d"](cpu, Data(1, dtype), geometry, 1)[0].tobytes())
+    assert len(set(results)) == 1

@@ -159,7 +159,7 @@ def _correlate(
         _correlate_tasks,
         (
             source.reshape(-1), values.reshape(-1), winner.reshape(-1), slope, slope_alpha, packed, bias,
-            activation, alpha, target.reshape(-1), tables, rest, none, lanewise,
+            activation, alpha, target.reshape(-1), tables, rest, none, lanewise, turned,
         ),
         plan.tasks,
         work,
@@ -190,7 +190,7 @@ def _pack_filters(first, last, worker, filters, turned, packed, tables):
 @njit(**INNER)
 def _correlate_tasks(
     first, last, worker, source, values, winner, slope, slope_alpha, packed, bias, activation, alpha, target,
-    tables, scratch, none, lanewise,
+    tables, scratch, none, lanewise, backward,
 ):  # fmt: skip
     plan = numbers_of(tables)
     window, unpooled = (plan.pool_height, plan.pool_width), (plan.unpool_height, plan.unpool_width)
@@ -207,7 +207,6 @@ def _correlate_tasks(
         picture = chunk * plan.pictures
         pictures = min(plan.pictures, plan.batch - picture)
         line = picture * plan.height + band * plan.lines * plan.line_step
-        ahead = line * plan.width * plan.channels + plan.ahead
         if plan.scratch_lines:
             _copy_part(
                 source, values, winner, unpooled, slope, slope_alpha, picture, pictures, band, scratch, own, plan
@@ -227,6 +226,9 @@ def _correlate_tasks(
         cells, cells_origin = target, first_line * line_size
         if window[0]:
             cells, cells_origin = scratch, between
+        fetched, ahead = source, line * plan.width * plan.channels + plan.ahead
+        if backward:
+            fetched, ahead = target, cells_origin + plan.ahead
         for phase in phases_of(tables):
             # The part of its lines that lies in the band, and how much farther down it begins than a band does.
             begin = max(band * plan.lines - phase.first, 0)
@@ -255,13 +257,13 @@ def _correlate_tasks(
                     ahead = product(
                         a, a_place + group * plan.group_channels, rows, columns, packed, b, b_rows, fours, panel,
                         part(bias, shift, width), floor, cells, origin + shift, places, np.intp(0), width, bool(0),
-                        source, ahead, plan.ahead_step,
+                        fetched, ahead, plan.ahead_step,
                     )  # fmt: skip
                 else:
                     product(
                         a, a_place + group * plan.group_channels, rows, columns, packed, b, b_rows, fours, panel,
                         none, lowest, scratch, wide, part(tables, plan.wide_rows, count), np.intp(0), lanes, bool(0),
-                        source, ahead, np.intp(0),
+                        fetched, ahead, np.intp(0),
                     )  # fmt: skip
                     for row in range(count):
                         for f in range(width):

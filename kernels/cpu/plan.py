@@ -61,7 +61,7 @@ PLAN = np.dtype(
             "pictures bands lines tasks "  # pictures and phase lines of a task
             "line_step first_line first_column target_line_step "  # source line and column where a band starts
             "scratch_lines scratch_width "  # of what is copied with zeros around it; 0: nothing is
-            "ahead ahead_step "  # from a task's source to what the next one reads, and in which steps it is fetched
+            "ahead ahead_step "  # from a task's first number to what is fetched for the next, and in which steps
             "copied_lines scratch_size "  # of what is copied when it is multiplied by slopes
             "wide_size scratch_of_worker scratch_of_slot "  # for one worker: of a narrow target, all, of a gradient
             "pool_height pool_width pooled_size "  # windows of max pooling on the target; 0: none
@@ -273,11 +273,16 @@ def _plan(g, dtype, source_shape, target_shape, phases, step, target_step, slope
         b_rows = ((taps[:, 1:] * group_channels + channel) * 2 * lanes(dtype)).reshape(-1)
         record["columns"], record["b_rows"] = tables.put(columns), tables.put(b_rows)
         record["fours"] = in_fours(columns, b_rows, dtype)
-    if sorting and not sloped:
-        reach, fresh = (height, height) if whole else ((lines - 1) * step[0] + max(shifts[0]) + 1, lines * step[0])
-        n["ahead"] = pictures * reach * width * channels
+    if sorting:
+        # Fetched for the next task are, forward, the lines of x that this one has not read, and backward those of dx.
+        line, reach, fresh = width * channels, (lines - 1) * step[0] + max(shifts[0]) + 1, lines * step[0]
+        if sloped:
+            line, reach, fresh = target_width * target_channels, lines * target_step[0], lines * target_step[0]
+        if whole:
+            reach = fresh = target_height if sloped else height
+        n["ahead"] = pictures * reach * line
         turns = groups * (group_targets // (4 * lanes(dtype))) * _turns(records, pictures, lines)
-        n["ahead_step"] = -(-pictures * fresh * width * channels // turns) if turns else 0
+        n["ahead_step"] = -(-pictures * fresh * line // turns) if turns else 0
     panel_size = n["target_panels"] * 2 * lanes(dtype)
     rows = pictures * lines * most_pixels
     n["depth"] = g.kernel_height * g.kernel_width * group_channels
