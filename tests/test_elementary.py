@@ -251,8 +251,9 @@ def test_dropout_past_the_caches(dtype):
 
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("padding", ["valid", "same"])
-def test_depthwise_correlations_past_the_caches(padding, dtype):
+def test_depthwise_correlations_past_the_caches(padding, dtype, monkeypatch):
     """Two pictures whose lines end within lines of memory, against one after the other."""
+    monkeypatch.setattr(sliding, "STREAMED_BYTES", streaming.PAST_CACHES)
     random, width, channels = np.random.default_rng(0), 310, 23
     height = streaming.PAST_CACHES // np.dtype(dtype).itemsize // (4 * width * channels) + 9
     geometry, single = (

@@ -128,7 +128,7 @@ def test_sums_stay_in_registers(kind, form, bits, monkeypatch):
     triple, processor, multiply_add, stack = TARGETS[kind]
     _, wide_rows, widest_rows, narrow_rows, lanewise_rows = compile_for(kind, simd, monkeypatch)
     rows, vectors = {
-        "double": (4, 4),
+        "double": (6, 4),
         "wide": (wide_rows, 2),
         "widest": (widest_rows, 3),
         "narrow": (narrow_rows, 1),

@@ -43,7 +43,7 @@ from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
 from .fetching import emit_fetch, fetch_to_write
 from .prepared import both_directions
-from .processor import DOUBLE_ROWS, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS
+from .processor import NARROW_ROWS, REGISTER_BYTES, STORED_DOUBLE_ROWS, WIDE_ROWS
 from .product import lanes, pack_panel, panel_start, panels
 from .stored import MOST_ROWS, PANEL_VECTORS, WIDE_COLUMNS, stored_double_tile, stored_narrow_tile, stored_wide_tile
 from .threads import WORKERS, share
@@ -56,7 +56,7 @@ MANY_VECTORS = 4
 
 # Bytes of A and C of a block: for half of the first-level cache, or, where a tile takes two panels of it and what it
 # reads next was asked for in time, for the second.  Multiply-adds and fewest blocks of a task.
-NEAR_BLOCK, WIDE_BLOCK = 1 << 14, 1 << 16 if DOUBLE_ROWS else 1 << 14
+NEAR_BLOCK, WIDE_BLOCK = 1 << 14, 1 << 16 if STORED_DOUBLE_ROWS else 1 << 14
 TASK_WORK, TASK_BLOCKS = 1 << 19, 2
 
 PLAN = np.dtype(
@@ -90,7 +90,7 @@ def _plan(geometry, dtype, turned):
     n["pixels"] = pixels = g.batch * g.height * g.width
     depth, width = (g.out_channels, g.channels) if turned else (g.channels, g.out_channels)
     n["depth"], n["width"], n["turned"] = depth, width, turned
-    rows = math.lcm(WIDE_ROWS, DOUBLE_ROWS or 1) if width > lanes(dtype) else NARROW_ROWS
+    rows = math.lcm(WIDE_ROWS, STORED_DOUBLE_ROWS or 1) if width > lanes(dtype) else NARROW_ROWS
     n["short"] = short = depth <= lanes(dtype)
     size = NEAR_BLOCK if short else WIDE_BLOCK
     n["block"] = block = max(size // ((depth + width) * dtype.itemsize) // rows, 2) * rows
@@ -186,7 +186,7 @@ def _multiply_block(a, count, packed, bias, floor, c, into, source, ahead, after
     lanes = lanes_of(a)
     depth, width = plan.depth, plan.width
     line = LINE_BYTES // a.itemsize
-    doubles = width // (2 * PANEL_VECTORS * lanes) if DOUBLE_ROWS else 0
+    doubles = width // (2 * PANEL_VECTORS * lanes) if STORED_DOUBLE_ROWS else 0
     # The block's part of A is read so many times, and meanwhile the next one is asked for once.
     passes = plan.panels - doubles
     panel = 0
@@ -195,7 +195,7 @@ def _multiply_block(a, count, packed, bias, floor, c, into, source, ahead, after
         b_place = panel * depth * PANEL_VECTORS * lanes
         wide = width - PANEL_VECTORS * lanes * panel > lanes
         double = panel < 2 * doubles
-        rows = DOUBLE_ROWS if double else WIDE_ROWS if wide else NARROW_ROWS
+        rows = STORED_DOUBLE_ROWS if double else WIDE_ROWS if wide else NARROW_ROWS
         step = rows * (WIDE_COLUMNS if wide else 1) // passes
         written = (rows * width + passes * line - 1) // (passes * line) if plan.short else 0
         for first in range(0, count, rows):

@@ -1,4 +1,6 @@
-"""What is known of the processor: how wide its vector registers are, and how many rows of sums they hold."""
+"""What is known of the processor: how wide its vector registers are, how many rows of sums they hold, and its cache."""
+
+from pathlib import Path
 
 from numba.core.registry import cpu_target
 
@@ -22,11 +24,22 @@ REGISTER_BYTES, WIDE_ROWS, WIDEST_ROWS, NARROW_ROWS, LANEWISE_ROWS = SHAPES[_KIN
 # and, for what is left, a lower one.  Sixteen registers do not hold as many, and NEON's wide tile has twelve as it is.
 BESIDE_ROWS = (12, 8) if _KIND == "AVX-512" else ()
 
-# Rows of the tile of two whole panels, of four vectors in a row; 0: there are too few registers.
-DOUBLE_ROWS = 4 if _KIND == "AVX-512" else 0
+# Rows of the tiles of two whole panels, of four vectors in a row: with tables, and of stored matrices, whose blocks of
+# pixels are better shared out by fewer.  0: there are too few registers.
+DOUBLE_ROWS, STORED_DOUBLE_ROWS = (6, 4) if _KIND == "AVX-512" else (0, 0)
 
 # Whether a multiply-add is one instruction; where it is not, LLVM's fma would be a call of the C library.
 FUSED = _ARM or "+fma" in _features
 
 # LLVM's name for the instruction that picks float32 numbers of a register by their places, where it is known.
 PERMUTE = {"AVX-512": "llvm.x86.avx512.permvar.sf.512", "AVX2": "llvm.x86.avx2.permps"}.get(_KIND)
+
+
+def _last_cache_bytes():
+    """The size of the largest cache, where the system tells it in files, as Linux does; else 0."""
+    files = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    kibibytes = (file.read_text().strip().removesuffix("K") for file in files)
+    return max((int(size) << 10 for size in kibibytes if size.isdigit()), default=0)
+
+
+LAST_CACHE_BYTES = _last_cache_bytes()

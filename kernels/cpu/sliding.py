@@ -47,7 +47,7 @@ from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
 from .fetching import emit_fetch
 from .prepared import both_directions
-from .processor import REGISTER_BYTES
+from .processor import LAST_CACHE_BYTES, REGISTER_BYTES
 from .product import lanes
 from .streaming import PAST_CACHES, finish_streaming, stream
 from .threads import WORKERS, share
@@ -63,6 +63,9 @@ WIDE, NARROW = 8, 4
 
 # Numbers of the target that a task makes at least, if its picture has as many.
 TASK_NUMBERS = 1 << 15
+
+# Source and target of so many bytes: a cache that is larger by far mostly holds the target from the call before.
+STREAMED_BYTES = max(PAST_CACHES, LAST_CACHE_BYTES // 2)
 
 PLAN = np.dtype(
     [
@@ -118,7 +121,7 @@ def _plan(geometry, dtype, backward):
     n["made"] = -(-n["ring"] * source[2] * g.channels // cache_line) * cache_line
     n["scratch_of_worker"] = n["made"]
     moved = (g.batch * g.channels) * (source[1] * source[2] + target[1] * target[2]) * dtype.itemsize
-    n["streamed"] = moved >= PAST_CACHES
+    n["streamed"] = moved >= STREAMED_BYTES
     n["pieces"] = 1
     if n["streamed"]:
         n["pieces"] = max(target[2] // WIDE, 1)

@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 from .builders import keep_loop, multiply_add, pin, spread
 from .compiling import INNER
 from .fetching import emit_fetch
-from .processor import DOUBLE_ROWS, FUSED, NARROW_ROWS, REGISTER_BYTES, WIDE_ROWS
+from .processor import FUSED, NARROW_ROWS, REGISTER_BYTES, STORED_DOUBLE_ROWS, WIDE_ROWS
 from .vectors import lanes_of, vectors_of
 
 # Vectors of a panel.
@@ -145,7 +145,7 @@ def _tile(rows, vectors, columns=1):
 WIDE_COLUMNS = 2 if FUSED else 1
 stored_wide_tile = _tile(WIDE_ROWS, PANEL_VECTORS, WIDE_COLUMNS)
 stored_narrow_tile = _tile(NARROW_ROWS, 1)
-stored_double_tile = _tile(DOUBLE_ROWS, 2 * PANEL_VECTORS, WIDE_COLUMNS)
+stored_double_tile = _tile(STORED_DOUBLE_ROWS, 2 * PANEL_VECTORS, WIDE_COLUMNS)
 
 
 @njit(**INNER)
