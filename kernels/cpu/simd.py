@@ -19,8 +19,9 @@ A tile keeps ROWS x (VECTORS x LANES) sums in registers::
     a[rows[5] + columns[k]]  -> spread ------------->  fma         fma
 
 With 16 registers of 256 bits (AVX2) that is 12 for sums, 2 for B and 1 for A; each step has 12 multiply-adds, which
-take six cycles, for 9 loads, of which the core could do 18: the multipliers are the bound.  Goto and van de Geijn,
-"Anatomy of high-performance matrix multiplication" (2008).
+take six cycles, for 9 loads, of which the core could do 18: the multipliers are the bound.  With the 32 registers of
+AVX-512, a tile has four vectors in a row where there are as many: 24 for sums, 4 for B and 1 for A.  Goto and van de
+Geijn, "Anatomy of high-performance matrix multiplication" (2008).
 
 Besides these 20 instructions a step has two that load offsets and three of the loop: little for a core that begins six
 in a cycle, but not where two threads share one.  So the loop takes two steps at a time, and four where columns of A and
