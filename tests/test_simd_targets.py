@@ -202,6 +202,7 @@ def test_sums_of_stored_tiles_stay_in_registers(kind, form, bits, column_step, f
         "wide": (wide_rows, stored.PANEL_VECTORS),
         "narrow": (narrow_rows, 1),
     }[form]
+    monkeypatch.setattr(stored, "FETCHING", True)
     number = types.float32 if bits == 32 else types.float64
     # One column at a time; the wider tiles also take two.
     columns = (1, 2) if form != "narrow" and kind != "SSE2" else (1,)

@@ -13,10 +13,10 @@ The product goes through the pixels in blocks::
     A, C: block 0      1     2     3        in this order, with all tiles of a block and a panel at once: the block's
           block 1      4     5     6        part of A, that of C and the panel stay in the caches near the core
 
-and while one block is computed, the next part of A is fetched, a line with every turn of a tile's loop: lines that are
-asked for all at once before a tile keep what it reads itself waiting.  All of A is read once and all of C written once.
-Where sums have few terms, C is what there is to wait for, and its next block is fetched, too.  Memory is the bound with
-few channels, and the multipliers are with many.
+and while one block is computed, the next part of A is fetched, with AVX-512 a line with every turn of a tile's loop:
+lines that are asked for all at once before a tile keep what it reads itself waiting.  All of A is read once and all of
+C written once.  Where sums have few terms, C is what there is to wait for, and its next block is fetched, too; without
+AVX-512 it always is.  Memory is the bound with few channels, and the multipliers are with many.
 
 AVX-512 has registers for tiles of two panels, where there are as many: four vectors in each of four rows.  They read
 half as much of A for a multiply-add, and write C in lines side by side.
@@ -41,11 +41,19 @@ from ..formulas import LINEAR, RELU
 from .builders import keep_loop, spread
 from .compiling import INNER, KERNEL
 from .epilogue import finish, multiply_by_slope
-from .fetching import emit_fetch, fetch_to_write
+from .fetching import emit_fetch, fetch, fetch_to_write
 from .prepared import both_directions
 from .processor import NARROW_ROWS, REGISTER_BYTES, STORED_DOUBLE_ROWS, WIDE_ROWS
 from .product import lanes, pack_panel, panel_start, panels
-from .stored import MOST_ROWS, PANEL_VECTORS, WIDE_COLUMNS, stored_double_tile, stored_narrow_tile, stored_wide_tile
+from .stored import (
+    FETCHING,
+    MOST_ROWS,
+    PANEL_VECTORS,
+    WIDE_COLUMNS,
+    stored_double_tile,
+    stored_narrow_tile,
+    stored_wide_tile,
+)
 from .threads import WORKERS, share
 from .vectors import lanes_of, vectors_of
 from .views import part
@@ -56,8 +64,8 @@ MANY_VECTORS = 4
 
 # Bytes of A and C of a block: for half of the first-level cache, or, where a tile takes two panels of it and what it
 # reads next was asked for in time, for the second.  Multiply-adds and fewest blocks of a task.
-NEAR_BLOCK, WIDE_BLOCK = 1 << 14, 1 << 16 if STORED_DOUBLE_ROWS else 1 << 14
-TASK_WORK, TASK_BLOCKS = 1 << 19, 2
+NEAR_BLOCK, WIDE_BLOCK = 1 << 14, 1 << 16 if FETCHING else 1 << 14
+TASK_WORK, TASK_BLOCKS = 1 << 19, 2 if FETCHING else 4
 
 PLAN = np.dtype(
     [
@@ -197,8 +205,10 @@ def _multiply_block(a, count, packed, bias, floor, c, into, source, ahead, after
         double = panel < 2 * doubles
         rows = STORED_DOUBLE_ROWS if double else WIDE_ROWS if wide else NARROW_ROWS
         step = rows * (WIDE_COLUMNS if wide else 1) // passes
-        written = (rows * width + passes * line - 1) // (passes * line) if plan.short else 0
+        read = 0 if FETCHING else rows * depth // passes
+        written = (rows * width + passes * line - 1) // (passes * line) if plan.short or not FETCHING else 0
         for first in range(0, count, rows):
+            fetch(source, ahead, read)
             for _ in range(written):
                 fetch_to_write(c, after)
                 after += line
@@ -297,6 +307,7 @@ def _multiply_narrow_block(a, count, ends, packed, scratch, wide, floor, c, into
     depth, width = plan.depth, plan.width
     last = wide + lanes
     for first in range(0, count, rows):
+        fetch(source, ahead, 0 if FETCHING else rows * depth)
         row = min(first, count - rows)
         if ends and (row + rows - 1) * width + lanes > count * width:
             stored_narrow_tile(
