@@ -76,7 +76,7 @@ def elementwise(case):
             "average_pool2d_gradient": lambda: cpu.average_pool2d_gradient(dy, geometry, dx) or dx,
         }[operation]
     other, out = inputs.normal(*shape, seed=1), cpu.empty(shape, np.float32)
-    out[...] = 0
+    out[...] = 0  # where `zeros` would leave pages that nobody has written
     steps = itertools.count(1)
     if operation in ("sgd", "adam"):
         moments = cpu.zeros(shape if operation == "adam" else (1,), np.float32)

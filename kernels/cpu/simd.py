@@ -127,9 +127,8 @@ def _tile(rows_of_tile, vectors, lanewise=False, unrolled=False):
         first, second = ir.Constant(_I64, 0), ir.Constant(_I64, vector.count)
 
         def steps(last):
-            return {1: [first], 2: [first, last], 3: [first, second, last]}.get(
-                vectors, [first, second, builder.sub(last, second), last]
-            )
+            third = builder.sub(last, second)
+            return {1: [first], 2: [first, last], 3: [first, second, last], 4: [first, second, third, last]}[vectors]
 
         b_steps, bias_steps, c_steps = (steps(values[f"{name}_last"]) for name in ("b", "bias", "c"))
         places = []
